@@ -292,7 +292,7 @@ def _volume(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: 
             DataError,
             f"labels on the grid {both.shape} in {where}",
             f"{[m.shape for m in maps]}",
-            "use func1pt8mm",
+            "use the labels in func1pt8mm",
         )
         return np.concatenate([m[k] for m, k in zip(maps, masks)])
 
@@ -309,7 +309,8 @@ def _volume(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: 
     if noise.is_file():
         grid = load_image(guard(noise), "ncsnr")
         expected = f"ncsnr on the grid {both.shape}"
-        require(grid.shape == both.shape, DataError, expected, grid.shape, "use func1pt8mm")
+        remedy = "use the map in func1pt8mm"
+        require(grid.shape == both.shape, DataError, expected, grid.shape, remedy)
         ncsnr = np.concatenate([grid[m] for m in masks])
     hemisphere = np.repeat(np.arange(2, dtype=np.int8), [int(m.sum()) for m in masks])
     return Space(
@@ -394,7 +395,7 @@ def read_subject(
         ConfigError,
         f"a space among {tuple(SPACES)}, subject 1..8",
         f"{space!r}, {subject!r}",
-        "choose from these",
+        "choose a space and a subject from these",
     )
     check_nan_policy(nan_policy)
     root = Path(root).expanduser()
@@ -473,7 +474,14 @@ def _sessions(betas: Path, chosen: Sequence[int] | None) -> list[int]:
     """Return the sessions to read, each once."""
     names = [p.name for p in betas.glob("*betas_session[0-9][0-9].*")]
     there = sorted({int(name.split("session")[1][:2]) for name in names})
-    require(there, DataError, f"beta files in {betas}", "none", "check the path and the download")
+    if not there:
+        others = [s for s in SPACES if any((betas.parents[1] / s / BETAS).glob("*betas_session*"))]
+        remedy = (
+            f"pass space={others[0]!r}"
+            if others
+            else "download betas_session01 and so on of this subject into this folder"
+        )
+        raise DataError(message(f"beta files in {betas}", "none", remedy))
     given = there if chosen is None else np.ravel(np.asarray(chosen, object)).tolist()
     known = {s for s in given if s in there and not isinstance(s, bool)}
     require(
