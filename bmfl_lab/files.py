@@ -416,6 +416,8 @@ def read_table(
                 yield number, row
         except (UnicodeDecodeError, csv.Error) as error:
             got = f"{type(error).__name__} after line {number}: {error}"
+            if isinstance(error, UnicodeDecodeError):
+                remedy = f"save it as UTF-8, or {remedy}"
             raise DataError(message(f"a table as text in {path}", got, remedy)) from error
 
 

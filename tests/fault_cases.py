@@ -572,7 +572,7 @@ KINDS = {
     ),
     "a remedy cannot help": (
         ("bmfl_lab/errors.py", "message"),
-        (f"{D}/test_remedies_of_files.py", "CASES"),
+        ("tests/remedies/test_names.py", "CANNOT_HELP"),
     ),
     "a value is checked late or never": (
         ("bmfl_lab/runs/spec.py", "load_spec"),

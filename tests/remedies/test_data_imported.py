@@ -150,6 +150,7 @@ def test_rows_without_ids(folder, env):
     ("data/imported.py", "save the list again"),
     ("data/imported.py", "write a list of texts"),
     ("data/imported.py", "save it as UTF-8"),
+    ("data/imported.py", "write a table with a column {}"),
 )
 def test_a_file_of_ids(folder, env):
     path, listed = saved(folder), [folder / "idz.json"]
@@ -169,6 +170,11 @@ def test_a_file_of_ids(folder, env):
     listed[-1].write_text("\n".join(["ä.png", *IDS[1:]]), encoding="latin-1")
     yield read
     listed[-1].write_text("\n".join(["ä.png", *IDS[1:]]), encoding="utf-8")
+    read()
+    listed.append(folder / "ids.csv")
+    listed[-1].write_text("\n".join(["image", *IDS]))
+    remedy = yield read
+    listed[-1].write_text("\n".join([re.search(r"a column '(\w+)'", remedy)[1], *IDS]))
 
 
 @follows(("data/imported.py", "average repeated presentations before saving"))

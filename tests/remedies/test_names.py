@@ -157,20 +157,20 @@ def test_whatever_a_remedy_names_exists():
     assert found == {}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "pass no_such_parameter=3",
-        "run it with --no-such-option",
-        "set BMFL_NO_SUCH_VARIABLE to a folder",
-        "make it with train_no_such_model(...)",
-        "use no_such_function first",
-        "run python -m bmfl_lab.nothing",
-        "run python -m bmfl_lab.data nothing",
-        "install it with pip install 'bmfl-lab[nothing]'",
-        "see bmfl_lab/nothing.md",
-        "decode it with bmfl_lab.data.images.no_such",
-    ],
-)
+CANNOT_HELP = [
+    "pass no_such_parameter=3",
+    "run it with --no-such-option",
+    "set BMFL_NO_SUCH_VARIABLE to a folder",
+    "make it with train_no_such_model(...)",
+    "use no_such_function first",
+    "run python -m bmfl_lab.nothing",
+    "run python -m bmfl_lab.data nothing",
+    "install it with pip install 'bmfl-lab[nothing]'",
+    "see bmfl_lab/nothing.md",
+    "decode it with bmfl_lab.data.images.no_such",
+]
+
+
+@pytest.mark.parametrize("text", CANNOT_HELP)
 def test_the_rule_sees_what_does_not_exist(text):
     assert wrong(text)
