@@ -238,7 +238,7 @@ def _images(folder: Path, split: str, guard: Guard) -> tuple[list[Path], list[st
                 message(
                     f"one image with number {number}",
                     f"{found[number][0].name} and {path.name}",
-                    "remove one",
+                    f"remove the one that does not belong to row {number} of the responses",
                 )
             )
         found[number] = (guard(path) if path.is_symlink() else path, nsd_id(int(match[3])))

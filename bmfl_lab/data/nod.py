@@ -110,9 +110,9 @@ def subject_name(subject: str | int) -> str:
     if isinstance(subject, bool) or not number.isdecimal() or not 1 <= int(number) <= N_SUBJECTS:
         raise ConfigError(
             message(
-                f"subjects of NOD from 1 to {N_SUBJECTS}, such as 10 or 'sub-10'",
+                "a subject of NOD, such as 10 or 'sub-10'",
                 repr(subject),
-                "correct the number",
+                f"give a number from 1 to {N_SUBJECTS}",
             )
         )
     return f"sub-{int(number):02d}"

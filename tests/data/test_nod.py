@@ -199,7 +199,9 @@ def test_the_name_wins_over_a_folder_of_that_name(made, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("given", [0, 31, "sub-1x", True, "ten"])
 def test_unknown_subjects(made, given):
-    said = r"subjects expected .*; got \[True\]" if given is True else "of NOD from 1 to 30"
+    said = (
+        r"subjects expected .*; got \[True\]" if given is True else "a subject of NOD, such as 10"
+    )
     with pytest.raises(ConfigError, match=said):
         load_study("nod", root=made[0], subjects=[given])
 

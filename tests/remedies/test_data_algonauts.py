@@ -113,7 +113,7 @@ def test_a_file_of_another_name_among_the_images(folder, env):
     (own / IMAGES / "notes.txt").unlink()
 
 
-@follows(("data/algonauts.py", "remove one"))
+@follows(("data/algonauts.py", "remove the one that does not belong to row {} of the responses"))
 def test_two_images_of_one_number(folder, env):
     own = own_copy(folder)
     extra = own / IMAGES / f"train-1_nsd-{NUMBERS[0]:05d}.png"

@@ -83,7 +83,7 @@ def shown(root, subject, run):
 @follows(
     ("data/nod.py", "give one of them"),
     ("data/nod.py", "name one, such as 10"),
-    ("data/nod.py", "correct the number"),
+    ("data/nod.py", "give a number from 1 to {}"),
     ("data/nod.py", "name sessions from 1 to {}, which are all of {}"),
     ("data/nod.py", "name other subjects in images_of"),
 )
@@ -100,7 +100,8 @@ def test_the_choice_of_subjects(folder, env):
     options["subjects"] = [int(re.search(r"such as (\d+)", remedy)[1])]
     read()
     options["subjects"] = [31]
-    yield read
+    remedy = yield read
+    assert nod.subject_name(re.search(r"to (\d+)", remedy)[1])
     options |= {"subjects": [11], "sessions": [1, 2]}
     remedy = yield read
     first, last = map(int, re.search(r"from (\d+) to (\d+)", remedy).groups())
