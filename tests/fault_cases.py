@@ -64,6 +64,7 @@ CASES = {
         "Responses of another type or order are converted with a notice; objects and transposed ones are refused.",
         f"{D}/test_algonauts.py::test_float64_and_fortran_are_converted_with_a_notice",
         f"{D}/test_algonauts.py::test_damage_is_refused",
+        "tests/remedies/test_data_algonauts.py::test_vertices_by_images",
     ),
     10: (
         "Weights with anything but tensors inside are refused with advice and never unpickled.",
@@ -241,7 +242,7 @@ CASES = {
         "The published numbers of vertices are enforced, and swapped hemispheres are refused.",
         f"{D}/test_algonauts_sizes.py::test_published_counts_are_enforced",
         f"{D}/test_algonauts_sizes.py::test_true_vertices_with_too_few_images_are_refused_and_fit_their_masks",
-        f"{D}/test_algonauts.py::test_damage_is_refused",
+        "tests/remedies/test_data_algonauts.py::test_left_and_right_swapped",
     ),
     40: (
         "Masks of another length are refused; a region that a subject lacks is absent and not zero.",

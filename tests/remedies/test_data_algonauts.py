@@ -23,7 +23,7 @@ subject = cache(make_subject)
 @cache
 def written(base, test_rows):
     return algonauts.write_subject(
-        base / f"algonauts{len(test_rows)}", subject(), test_rows=test_rows
+        base / f"served-algonauts-{len(test_rows)}", subject(), test_rows=test_rows
     )
 
 

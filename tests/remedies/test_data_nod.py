@@ -40,7 +40,7 @@ def empty_cache(tmp_path, monkeypatch):
 
 @cache
 def tree(base):
-    root = base / "nod-server"
+    root = base / "served-nod"
     options = {"coco": [1], "images_only": [12], "runs": RUNS, "trials": TRIALS}
     example.write_fake_nod(root, [1, 10, 11], **options)
     return root, nod_server.manifest_of(root)

@@ -21,7 +21,7 @@ ROI = "nsddata/ppdata/subj01/func1pt8mm/roi"
 TRANSFORM = "nsddata/ppdata/subj01/transforms/{}.white-to-fsaverage.mgz"
 DESIGN = "nsddata/experiments/nsd/nsd_expdesign.mat"
 STIMULI = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
-whole = cache(lambda base: make_root(base / "nsd"))
+whole = cache(lambda base: make_root(base / "served-nsd"))
 
 
 def own_copy(folder, env):
