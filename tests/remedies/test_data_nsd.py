@@ -39,7 +39,7 @@ def values(path):
     return np.squeeze(np.asarray(nibabel.load(path).dataobj))
 
 
-@follows(("data/study.py", "pass root=..."))
+@follows(("data/study.py", "pass {}=..."))
 def test_a_study_without_a_root(folder, env):
     root, options = own_copy(folder, env), {"subject": "subj01"}
     remedy = yield lambda: load_study("nsd", **options)
