@@ -16,7 +16,7 @@ def _pair(X: np.ndarray, Y: np.ndarray, least: int) -> tuple[np.ndarray, np.ndar
         DataError,
         f"at least {least} stimuli, the same in both",
         f"{len(X)} and {len(Y)}",
-        "pair the representations by stimulus id first",
+        f"pair the representations by stimulus id, at least {least} of them",
     )
     require(
         np.isfinite(X).all() and np.isfinite(Y).all(),

@@ -181,7 +181,7 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 5) -> float 
         DataError,
         f"k from 1 to {logits.shape[1]}",
         k,
-        "choose a smaller k",
+        f"choose for example k={min(5, logits.shape[1])}",
     )
     if not len(labels):
         return None

@@ -47,10 +47,17 @@ def _power(
     from scipy.special import ndtr
 
     require(
-        n_images >= 2 and n_seeds >= 1 and 0 < accuracy < 1 and seed_sd >= 0 and 0 < level < 1,
+        n_images >= 2 and n_seeds >= 1,
         DataError,
-        "at least 2 images, 1 seed, an accuracy and a level inside (0, 1), and seed_sd >= 0",
-        f"{n_images}, {n_seeds}, {accuracy}, {level} and {seed_sd}",
+        "at least 2 images and 1 seed",
+        f"{n_images} and {n_seeds}",
+        "plan for that many or more",
+    )
+    require(
+        0 < accuracy < 1 and seed_sd >= 0 and 0 < level < 1,
+        DataError,
+        "an accuracy and a level inside (0, 1), and seed_sd >= 0",
+        f"{accuracy}, {level} and {seed_sd}",
         "give fractions, not percentages",
     )
     disagreement = 2 * accuracy * (1 - accuracy) * (1 - agreement)

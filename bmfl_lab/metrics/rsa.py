@@ -139,11 +139,18 @@ def rdm(
 def _patterns(X: np.ndarray, ndim: int, shape: str) -> np.ndarray:
     X = np.asarray(X)
     require(
-        X.ndim == ndim and X.shape[0] >= 2 and (X.dtype.kind in "fiu"),
+        X.ndim == ndim,
         DataError,
-        f"numeric patterns of shape {shape}, n_stimuli >= 2",
-        f"{X.dtype} {X.shape}",
+        f"patterns of shape {shape}",
+        f"shape {X.shape}",
         "flatten each stimulus to one row, e.g. with X.reshape(len(X), -1)",
+    )
+    require(
+        X.shape[0] >= 2 and X.dtype.kind in "fiu",
+        DataError,
+        "numeric patterns of at least 2 stimuli",
+        f"{len(X)} of type {X.dtype}",
+        "give two stimuli or more, as numbers",
     )
     X = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
     require(

@@ -130,7 +130,11 @@ def bootstrap_mean(
     values = _check_values(values, "values")
     if not 0 < level < 1 or n_boot < 1:
         raise DataError(
-            message("level in (0, 1) and n_boot >= 1", f"{level}, {n_boot}", "use level=0.95")
+            message(
+                "level in (0, 1) and n_boot >= 1",
+                f"{level}, {n_boot}",
+                "use for example level=0.95 and n_boot=2000",
+            )
         )
     grid = values[None] if values.ndim == 1 else values
     if grid.ndim != 2:
@@ -646,14 +650,15 @@ def crossed_mean(
     effective sample size).
     """
     d = np.asarray(values, dtype=np.float64)
-    if d.ndim not in (2, 3) or not np.isfinite(d).all():
+    if d.ndim not in (2, 3):
         raise DataError(
             message(
-                "finite values of shape (n_seeds, n_stimuli) or (n_subjects, n_seeds, n_stimuli)",
+                "values of shape (n_seeds, n_stimuli) or (n_subjects, n_seeds, n_stimuli)",
                 f"shape {d.shape}",
                 "stack seeds on axis 0, and subjects before them",
             )
         )
+    _check_values(d, "values")
     low, high = KINDS[kind]
     if d.size and (d.min() < low or d.max() > high):
         raise DataError(
@@ -842,18 +847,16 @@ def crossed_bootstrap(
     from three values is.
     """
     d, drawn = np.asarray(values, dtype=np.float64), np.asarray(samples, dtype=np.float64)
-    if (
-        d.ndim != 1
-        or drawn.shape[1:] != d.shape
-        or not (np.isfinite(d).all() and np.isfinite(drawn).all())
-    ):
+    if d.ndim != 1 or drawn.shape[1:] != d.shape:
         raise DataError(
             message(
-                "finite values (n_seeds,) with samples (n_boot, n_seeds)",
+                "values (n_seeds,) with samples (n_boot, n_seeds)",
                 f"shapes {d.shape} and {drawn.shape}",
                 "resample the stimuli for every seed alike",
             )
         )
+    _check_values(d, "values")
+    _check_values(drawn, "resampled values")
     n_seeds, over_seeds = len(d), drawn.mean(axis=1)
     parts, method = [0.0, over_seeds.var(ddof=1), 0.0], ONE_SEED
     if n_seeds > 1:
@@ -891,7 +894,9 @@ def seed_mean(values: np.ndarray, n: int, *, level: float = 0.95) -> Interval:
     if v.ndim != 1 or not len(v) or not np.isfinite(v).all():
         raise DataError(
             message(
-                "finite values of shape (n_seeds,)", f"shape {v.shape}", "give one value per seed"
+                "finite values of shape (n_seeds,)",
+                f"shape {v.shape}",
+                "give one finite value per seed",
             )
         )
     method = f"{100 * level:g} % t interval over seeds"

@@ -8,8 +8,9 @@ import io
 import json
 import math
 import re
+import sys
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,24 @@ def tags(cell: Mapping[str, Any]) -> list[str]:
     return sorted(cell.get("metadata", {}).get("tags", []))
 
 
+@contextlib.contextmanager
+def without_addresses() -> Iterator[None]:
+    """Load nbformat in this block without a parser of international addresses (IRIs).
+
+    nbformat loads jsonschema, which loads the parser if it is installed. It takes seconds to build,
+    and no notebook needs it.
+    """
+    name = "rfc3987_syntax"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
 @system_errors()
 def read_notebook(path: str | Path) -> Notebook:
     """Read and validate a notebook.
@@ -184,7 +203,8 @@ def read_notebook(path: str | Path) -> Notebook:
     RunError
         If the file is missing, too large, not JSON, or not a valid notebook of format 4.
     """
-    import nbformat
+    with without_addresses():
+        import nbformat
 
     path = Path(path)
     near = nearest(path.name, [p.name for p in path.parent.glob("*.ipynb") if p.is_file()])

@@ -19,13 +19,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-import nbformat
-import papermill as pm
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
-from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine, papermill_engines
-
 from bmfl_lab.errors import DataError
 from bmfl_lab.files import (
     read_json,
@@ -35,8 +28,17 @@ from bmfl_lab.files import (
     write_sealed_json,
 )
 from bmfl_lab.runs import execute
+from bmfl_lab.runs.notebook import without_addresses
 from bmfl_lab.runs.scrub import scrub, scrub_text
 from bmfl_lab.runs.spec import KERNEL
+
+with without_addresses():
+    import nbformat
+    import papermill as pm
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
 
 CELL_BYTES = 2_000_000
 """Bytes of output of one cell that are stored in the executed notebook."""

@@ -41,11 +41,18 @@ def upsample_map(weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     weights = np.asarray(weights, dtype=np.float32)
     require(
-        weights.ndim == 2 and np.isfinite(weights).all(),
+        weights.ndim == 2,
         DataError,
-        "a finite map of shape (h, w), one value per patch",
+        "a map of shape (h, w), one value per patch",
         f"shape {weights.shape}",
         "reshape the patch axis to the grid",
+    )
+    require(
+        np.isfinite(weights).all(),
+        DataError,
+        "a finite map",
+        f"{int((~np.isfinite(weights)).sum())} values that are not",
+        "leave out this map",
     )
     height, width = size
     return np.asarray(Image.fromarray(weights).resize((width, height), Image.Resampling.BILINEAR))
@@ -79,7 +86,7 @@ def overlay(image: np.ndarray, weights: np.ndarray, opacity: float = 0.55) -> np
         DataError,
         "an opacity from 0 to 1",
         repr(opacity),
-        "choose a value in that range",
+        "choose for example 0.5",
     )
     large = upsample_map(weights, image.shape[:2])
     colour = matplotlib.colormaps[SEQUENTIAL](matplotlib.colors.Normalize()(large))[..., :3]
@@ -233,8 +240,8 @@ def checks_figure(
         trained and names,
         DataError,
         "at least one map with checks",
-        f"{len(trained)} maps",
-        "measure checks first",
+        f"{len(trained)} maps and {len(checks)} rows of checks",
+        "pass at least one map and a row per check of it",
     )
     n_columns = 2 + len(names)
     with panels(
@@ -313,7 +320,7 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
         DataError,
         "at least one curve",
         "none",
-        "measure deletion and insertion first",
+        "pass the table() of deletion_insertion for at least one map",
     )
     kinds = {"deletion": ("lower", "removed"), "insertion": ("higher", "shown")}
     palette = colours(curves["map"])
@@ -376,7 +383,7 @@ def fields_figure(
         DataError,
         "one centre per field",
         f"{len(fields)} fields, {len(centres)} and {len(truth)} centres",
-        "pass one row per field",
+        "pass at least one field, and one row per field",
     )
     half, size = degrees / 2, {"cell": (1.4, 1.55), "margin": (0.6, 0.9)}
     ticks, both = [-int(half), 0, int(half)], (-half, half)
@@ -450,7 +457,11 @@ def centres_figure(
     rois = np.asarray(rois, dtype=object)
     shown = (rois != "") & truth["x"].notna().to_numpy() & estimated["x"].notna().to_numpy()
     require(
-        shown.any(), DataError, "a vertex with a known field", "none", "choose retinotopic ROIs"
+        shown.any(),
+        DataError,
+        "a vertex with an ROI, an estimated and a known centre",
+        "none",
+        "choose retinotopic ROIs",
     )
     names = list(dict.fromkeys(rois[shown]))
     palette, shapes = colours(names), markers(names)

@@ -417,7 +417,7 @@ def contact_sheet(
         DataError,
         "uint8 images of shape (H, W, 3)",
         bad[:1] or "no image",
-        "pass decoded images",
+        "pass at least one image, decoded to RGB",
     )
     width = max(len(row) for row in grid.values())
     label = 0.085 * max(len(k) for k in grid) + 0.1

@@ -150,7 +150,7 @@ def fields_figure(
         DataError,
         "vertices with true and recovered fields",
         "none",
-        "use a simulated subject",
+        "use a simulated subject, and name the ROIs of its vertices",
     )
     colour = colours(names)
     with panels(

@@ -243,7 +243,7 @@ def curves_figure(
         DataError,
         f"histories with one of {tuple(keys)}",
         "none",
-        f"choose among {sorted(logged)}",
+        f"choose among {sorted(logged)}" if logged else "pass histories of at least one epoch",
     )
     rows = [
         {"model": name, "run": number, **step}
@@ -324,7 +324,9 @@ def trend_figure(
     """
     units = unit if isinstance(unit, Mapping) else {"": unit}
     need = (x, "model", "value", "ci_low", "ci_high", *(["quantity"] if units is unit else []))
-    require_rows(frame, need, "rows", "pass a curve")
+    require_rows(
+        frame, need, "rows", f"give one row per model and value of {x!r}, with all of them"
+    )
     models, values = list(dict.fromkeys(frame["model"])), sorted(set(frame[x]))
     place = {v: k if spread else v for k, v in enumerate(values)}
     # several models at one place would hide each other's bars
@@ -432,7 +434,8 @@ def convergence_figure(
     names = [
         c for c in ("encoding", "spatial", "temporal") if c in scores and scores[c].notna().any()
     ]
-    require_rows(scores, names or ("encoding",), "one row per model", "use sweep_models")
+    remedy = "pass the scores that sweep_models returns"
+    require_rows(scores, names or ("encoding",), "one row per model", remedy)
     colour, marker = colours(list(scores.index)), markers(list(scores.index))
     cells = [(score, attribute) for score in names for attribute in attributes]
     shape = {"n": len(cells), "n_columns": attributes.shape[1], "cell": (3.2, 2.5)}
@@ -515,7 +518,8 @@ def grouped_figure(
     DataError
         If a column is missing or there is no row.
     """
-    require_rows(frame, ("roi", "value", by), "rows", "pass metric rows")
+    remedy = f"give one row per ROI and value of {by!r}, with all of them"
+    require_rows(frame, ("roi", "value", by), "rows", remedy)
     rois, models = list(dict.fromkeys(frame["roi"])), list(dict.fromkeys(frame[by]))
     colour, width, at = colours(models), 0.8 / len(models), np.arange(len(rois))
     size = (max(6.0, 0.28 * len(rois) * len(models) + 2.0), 3.7)
@@ -552,14 +556,15 @@ def _is_difference(metric: str) -> bool:
 
 def _chosen(frame: pd.DataFrame, metric: str, models: Sequence[str] | None) -> pd.DataFrame:
     rows = summary_rows(frame, metric)
-    rows = rows if models is None else rows[rows["model"].isin(list(models))]
     rows = rows[rows["value"].notna()]
+    known = sorted(set(rows["model"]))
+    rows = rows if models is None else rows[rows["model"].isin(list(models))]
     require(
         not rows.empty,
         DataError,
-        f"values of {metric!r} for {models}",
+        f"values of {metric!r}" + ("" if models is None else f" for {list(models)}"),
         "none",
-        "choose models that were evaluated",
+        f"choose models among {known}" if known else "choose a metric that has a value",
     )
     return rows
 
@@ -677,13 +682,16 @@ def robustness_figure(
         If no set has an accuracy and a line.
     """
     table, lines = _points(frame), _lines(frame)
-    shown = [s for s in lines if s in set(table["set"]) and (sets is None or s in sets)]
+    lined = [s for s in lines if s in set(table["set"])]
+    shown = [s for s in lined if sets is None or s in sets]
     require(
         shown,
         DataError,
         "sets with a line of baselines",
-        sorted(lines),
-        "evaluate with baselines=...",
+        lined,
+        f"choose sets among {lined}"
+        if lined
+        else "name baselines in evaluate_suite(baselines=...)",
     )
     everyone = list(dict.fromkeys(table["model"]))
     colour, marker = colours(everyone), markers(everyone)
@@ -789,7 +797,7 @@ def reliability_figure(
         DataError,
         f"bins with {min_count} predictions",
         "none",
-        "evaluate more images",
+        "evaluate more images, or choose a smaller min_count",
     )
     rows = with_sets(rows)
     sets, names = (list(dict.fromkeys(rows[k])) for k in ("set", "model"))
@@ -925,7 +933,7 @@ def prediction_figure(
         If there is no image.
     """
     width = max((len(r) for r in rows.values()), default=0)
-    require(width, DataError, "at least one image", "none", "pass at least one image per row")
+    require(width, DataError, "at least one image", "none", "pass at least one image")
     shown = [{"row": name, **item} for name, items in rows.items() for item in items]
     with panels(
         len(rows) * width,

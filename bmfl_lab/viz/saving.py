@@ -115,7 +115,7 @@ def save_figure(
         ConfigError,
         "a plain file name for the figure",
         repr(name),
-        "leave out folders",
+        "give a name without a folder",
     )
     paths = {kind: Path(folder) / f"{name}.{kind}" for kind in _FORMATS}
     with matplotlib.rc_context(_TEXT), _fixed_layout(figure) as box:

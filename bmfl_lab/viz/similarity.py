@@ -177,7 +177,7 @@ def rdm_figure(
         DataError,
         f"square RDMs ({n}, {n})",
         bad[:1] or "none",
-        "expand condensed RDMs first",
+        "pass at least one RDM of these stimuli; expand condensed RDMs first",
     )
     order = np.argsort(names, kind="stable")
     groups, counts = np.unique(names[order], return_counts=True)
@@ -319,7 +319,7 @@ def time_course_figure(
         DataError,
         f"scores of shape ({len(layers)}, {len(times)})",
         scores.shape,
-        "pass one row per layer",
+        "pass one row per layer and one column per time",
     )
     colour = colours(layers)
     with panel(cell=(6.8, 3.4), title=title, numbers=pd.DataFrame(scores, layers, times)) as (
@@ -422,7 +422,8 @@ def brain_robust_figure(
     DataError
         If a column is missing or there is no model.
     """
-    require_rows(table, ("model", "brain", "robust"), "one row per model", "use brain_and_robust")
+    remedy = "pass the table of brain_and_robust"
+    require_rows(table, ("model", "brain", "robust"), "one row per model", remedy)
     colour, marker = colours(table["model"]), markers(table["model"])
     x_columns, y_columns = ([k, f"{k}_low", f"{k}_high"] for k in ("brain", "robust"))
     rows = table.reindex(columns=[*x_columns, *y_columns])
@@ -480,7 +481,9 @@ def effect_figure(
         If a column is missing or there is no model.
     """
     columns = ("model", "value", "low", "high", "per_seed")
-    require_rows(table, columns, "one row per model", "select the rows of roi 'all'")
+    require_rows(
+        table, columns, "one row per model", "pass the rows of alignment_effect with roi 'all'"
+    )
     colour, marker = colours(table["model"]), markers(table["model"])
     value, error = value_and_error(table, ("value", "low", "high"))
     with panel(cell=(max(4.5, 1.1 * len(table) + 1.2), 3.6), title=title, numbers=table) as (
@@ -541,7 +544,8 @@ def identification_figure(
     DataError
         If a column is missing or there is no row.
     """
-    require_rows(frame, ("roi", "value", "ci_low", "ci_high"), "one row per ROI", "use identify")
+    remedy = "pass the two-way rows of decoding_rows"
+    require_rows(frame, ("roi", "value", "ci_low", "ci_high"), "one row per ROI", remedy)
     rois, lowest = list(dict.fromkeys(frame["roi"])), 0.4
     models = list(dict.fromkeys(frame["model"])) if "model" in frame else [""]
     size = (max(4.5, 0.6 * len(rois) + 1.2), 3.3)

@@ -639,7 +639,7 @@ def category_map(
     labels = np.asarray(labels, dtype=object)
     names = [n for n in (dict.fromkeys(labels) if order is None else order) if n]
     unknown = ", ".join(sorted(set(labels) - set(names) - {""}))
-    require(not unknown, DataError, f"labels among {names}", unknown, "add it to `order`")
+    require(not unknown, DataError, f"labels among {names}", unknown, f"add {unknown} to `order`")
     codes = np.asarray([names.index(label) if label else np.nan for label in labels], dtype=float)
     colour = distinct_colours(max(1, len(names)), without=_BLACK)
     edges = np.arange(len(colour) + 1) - 0.5

@@ -58,12 +58,6 @@ def test_constant_is_undefined_and_bad_input_refused():
     with np.errstate(all="raise"):
         assert np.isnan(cka(np.ones((6, 2)), draw(6, 2)))
         assert np.isnan(cka(draw(6, 2), np.ones((6, 2)), debiased=False))
-    with pytest.raises(DataError, match="the same in both"):
-        cka(draw(5, 2), draw(6, 2))
-    with pytest.raises(DataError, match="finite representations"):
-        cka(np.full((5, 2), np.nan), draw(5, 2))
-    with pytest.raises(DataError, match="at least one batch"):
-        minibatch_cka([])
 
 
 def test_four_stimuli_are_enough_debiased_and_two_plain():

@@ -92,15 +92,6 @@ def test_labels_outside_the_head_refused(bad):
             metric(np.zeros((3, 3)), np.array(bad))
 
 
-def test_float_labels_and_wrong_shapes_refused():
-    with pytest.raises(DataError, match="integer labels"):
-        c.accuracy(np.zeros((2, 3)), np.array([0.0, 1.0]))
-    with pytest.raises(DataError, match="one label per stimulus"):
-        c.accuracy(np.zeros((2, 3)), np.array([0]))
-    with pytest.raises(DataError, match="k from 1 to 3"):
-        c.top_k_accuracy(np.zeros((2, 3)), np.array([0, 1]), 5)
-
-
 def test_empty_one_image_one_class():
     empty, none = np.zeros((0, 4)), np.zeros(0, dtype=int)
     for metric in (
@@ -171,8 +162,6 @@ def test_error_consistency():
     assert b.error_consistency(a, a) == pytest.approx(1)
     assert b.error_consistency([True] * 4, [True] * 4) is None
     assert b.error_consistency([], []) is None
-    with pytest.raises(DataError, match="one length"):
-        b.error_consistency([True], [True, False])
 
 
 def test_shape_bias():
@@ -181,8 +170,6 @@ def test_shape_bias():
     textures = ["dog", "dog", "dog", "dog", "cat"]  # the last one is no conflict
     assert b.shape_bias(decisions, shapes, textures) == pytest.approx(2 / 3)
     assert b.shape_bias(["car"], ["cat"], ["dog"]) is None
-    with pytest.raises(DataError, match="one length"):
-        b.shape_bias(["car"], ["cat"], [])
 
 
 def test_coarse_decision_uses_the_mean_not_the_sum():

@@ -87,10 +87,8 @@ def test_the_bootstrap_form_keeps_its_level_where_a_normal_approximation_does_no
         spread = samples[np.arange(200)[:, None], picks].mean(1).std(ddof=1)
         naive += abs(d.mean()) / spread > 1.96
     assert wrong / n <= 0.075 and naive / n > 0.1
-    with pytest.raises(DataError, match=r"finite values \(n_seeds,\) with samples"):
-        crossed_bootstrap(np.zeros(3), np.zeros((10, 2)), 5)
     for bad in (np.eye(3) * np.nan, np.vstack([np.ones((2, 3)), [1, np.nan, 1]])):
-        with pytest.raises(DataError, match="resample the stimuli for every seed alike"):
+        with pytest.raises(DataError, match="finite resampled values"):
             crossed_bootstrap(np.zeros(3), bad, 5)
 
 
@@ -98,7 +96,7 @@ def test_nothing_that_varies_is_no_evidence_and_bad_values_are_refused():
     assert crossed_mean(np.zeros((3, 5)))[1] == 1.0
     assert crossed_mean(np.full((3, 5), 0.2))[1] < 1e-20
     assert crossed_mean(np.zeros((2, 1)))[0].low is None
-    with pytest.raises(DataError, match=r"finite values of shape \(n_seeds, n_stimuli\)"):
+    with pytest.raises(DataError, match="finite values; got 1 that are not"):
         crossed_mean(np.array([[np.nan, 1.0]]))
 
 

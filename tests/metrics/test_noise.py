@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.errors import DataError
 from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.metrics.noise import (
     aggregate,
@@ -83,15 +83,6 @@ def test_undefined_ceilings_are_counted_not_scored():
     }
     assert noise_normalised(r, nc, "challenge")[3] == 100
     assert aggregate(np.array([np.nan]))["n_undefined"] == 1
-
-
-def test_refusals():
-    with pytest.raises(ConfigError, match="'undefined' or 'challenge'"):
-        noise_normalised(np.ones(2), np.ones(2), "best")
-    with pytest.raises(DataError, match="one noise ceiling per vertex"):
-        noise_normalised(np.ones(2), np.ones(3))
-    with pytest.raises(DataError, match="two or more of some stimulus"):
-        ncsnr_from_repeats(np.ones((4, 1, 2)))
 
 
 def test_the_ratio_is_that_of_a_one_way_analysis_of_variance():

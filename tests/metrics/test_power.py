@@ -57,8 +57,11 @@ def test_the_size_of_a_study_is_the_least_that_is_enough():
 
 
 def test_impossible_studies_are_refused():
-    for wrong in ((1, 3, 0.7), (400, 0, 0.7), (400, 3, 70.0), (400, 3, 0.7, -0.1)):
+    for wrong in ((1, 3, 0.7), (400, 0, 0.7)):
         with pytest.raises(DataError, match="at least 2 images"):
+            detectable_difference(*wrong)
+    for wrong in ((400, 3, 70.0), (400, 3, 0.7, -0.1)):
+        with pytest.raises(DataError, match="give fractions, not percentages"):
             detectable_difference(*wrong)
 
 

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(p for top in ("bmfl_lab", "widgets") for p in (ROOT / top).rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
-POSITION = {"message": 2, "require": 4, "read_table": 2}
-"""Functions of the package, and the place of the remedy among their arguments."""
+POSITION = {"message": 2, "require": 4, "read_table": 2, "require_rows": 3}
+"""Functions that raise, and the place of the remedy among their arguments."""
 OF_OTHERS = {
     "options": {  # of convmv and Jupyter
         *("--notest", "--ip", "--ServerApp.token", "--clear-output", "--inplace"),

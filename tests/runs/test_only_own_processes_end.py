@@ -96,6 +96,45 @@ def no_flock(monkeypatch):
     monkeypatch.setattr(files.fcntl, "flock", refuse)
 
 
+@pytest.fixture(scope="module")
+def holders():
+    """Two processes that hold a lock while they are asked to: one with flock and one without it."""
+    code = """
+import errno, sys
+from pathlib import Path
+from bmfl_lab import files
+if sys.argv[1] == "no flock":
+    def refuse(*_): raise OSError(errno.ENOSYS, "no")
+    files.fcntl.flock = refuse
+while line := sys.stdin.readline():
+    with files.lock(Path(line.strip())):
+        print("held", flush=True)
+        sys.stdin.readline()
+    print("free", flush=True)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": environment, "text": True}
+    with contextlib.ExitStack() as stack:
+        yield {
+            flock: stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", code, name], **pipes)
+            )
+            for flock, name in ((True, "flock"), (False, "no flock"))
+        }
+
+
+@contextlib.contextmanager
+def _held_by(holder, path):
+    """Let another process hold the lock."""
+    print(path, file=holder.stdin, flush=True)
+    assert holder.stdout.readline() == "held\n"
+    try:
+        yield
+    finally:
+        print(file=holder.stdin, flush=True)
+        assert holder.stdout.readline() == "free\n"
+
+
 STATES = {
     "just begun": {},
     "with a worker": {"worker": True},
@@ -110,7 +149,9 @@ STATES = {
 
 @pytest.mark.parametrize("flock", [True, False], ids=["flock", "no flock"])
 @pytest.mark.parametrize("state", STATES)
-def test_the_folder_of_a_runner_at_work_is_left_to_it(state, flock, run, bystander, monkeypatch):
+def test_the_folder_of_a_runner_at_work_is_left_to_it(
+    state, flock, run, bystander, holders, monkeypatch
+):
     monkeypatch.setattr(execute, "_LOOK_S", 0.05)
     force = (list(STATES).index(state) + flock) % 2 == 0
     if not flock:
@@ -127,23 +168,7 @@ def test_the_folder_of_a_runner_at_work_is_left_to_it(state, flock, run, bystand
             (folder / f"{name}.json").write_text(about[name])
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     lock = execute._lock_of(folder)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_held_by_another(lock, flock))
+    with _held_by(holders[flock], lock):
         assert execute.execute_one(run, None, force) == "running"
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert bystander.poll() is None
-
-
-@contextlib.contextmanager
-def _held_by_another(path, flock):
-    """Let another process hold the lock."""
-    code = "import errno, sys; from pathlib import Path; from bmfl_lab import files\n"
-    if not flock:
-        code += "def refuse(*_): raise OSError(errno.ENOSYS, 'no')\nfiles.fcntl.flock = refuse\n"
-    code += f"with files.lock(Path({str(path)!r})): print('held', flush=True); input()"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": environment}
-    with subprocess.Popen([sys.executable, "-c", code], **pipes) as child:
-        assert child.stdout.readline() == b"held\n"
-        yield
-        child.communicate(b"\n")

@@ -84,8 +84,8 @@ def states(out):
 
 
 @pytest.mark.timeout(900)
-def test_two_runners(spec):
-    check(spec, [start(spec) for _ in range(2)])
+def test_three_runners(spec):
+    check(spec, [start(spec) for _ in range(3)])
 
 
 @pytest.mark.slow

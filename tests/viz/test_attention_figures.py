@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bmfl_lab.errors import DataError
 from bmfl_lab.viz.attention import (
     attention_figure,
     centres_figure,
@@ -74,18 +73,6 @@ def test_consulted_rois_are_sorted_by_mean():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["PHA", "V1", "FFC"]
 
 
-def test_refusals():
-    image = np.zeros((28, 28, 3), np.uint8)
-    with pytest.raises(DataError, match="2 maps in 'V1'"):
-        attention_figure([image, image], {"V1": [np.eye(2)]})
-    with pytest.raises(DataError, match="a finite map of shape"):
-        overlay(image, np.asarray([np.nan]))
-    with pytest.raises(DataError, match="an opacity from 0 to 1"):
-        overlay(image, np.eye(2), 2.0)
-    with pytest.raises(DataError, match="at least one image's attention"):
-        consulted_rois_figure(pd.DataFrame())
-
-
 def words(ax):
     return " ".join(t.get_text() for t in ax.texts)
 
@@ -150,15 +137,3 @@ def test_centres_leave_out_what_has_no_truth():
     truth = pd.DataFrame({"x": [1.0, np.nan, 3], "y": [1.0, np.nan, 3]})
     fig = centres_figure(estimated, truth, ["V1", "V1", "V2"])
     assert [len(c.get_offsets()) for c in fig.axes[0].collections] == [1, 1]
-
-
-def test_figures_of_checks_refuse_what_does_not_fit():
-    image, frame = np.zeros((28, 28, 3), np.uint8), pd.DataFrame({"x": [1.0], "y": [1.0]})
-    with pytest.raises(DataError, match="at least one map with checks"):
-        checks_figure(image, {}, {}, CHECKS)
-    with pytest.raises(DataError, match="at least one curve"):
-        deletion_figure(pd.DataFrame(), score="p")
-    with pytest.raises(DataError, match="one centre per field"):
-        fields_figure({"a": np.eye(2)}, frame.iloc[:0], degrees=8)
-    with pytest.raises(DataError, match="a vertex with a known field"):
-        centres_figure(frame, frame, [""])

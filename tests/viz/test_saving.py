@@ -12,7 +12,6 @@ from PIL import Image
 
 from bmfl_lab import runtime
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.errors import ConfigError
 from bmfl_lab.viz.ablation import effect_figure
 from bmfl_lab.viz.charts import contact_sheet, panels
 from bmfl_lab.viz.saving import save_figure, show
@@ -149,10 +148,3 @@ def test_a_figure_of_photographs_has_no_numbers(tmp_path):
     photograph = np.zeros((8, 8, 3), np.uint8)
     paths = save_figure(contact_sheet({"test": [photograph]}), tmp_path, "sheet")
     assert sorted(paths) == ["pdf", "png", "svg"] and all(p.is_file() for p in paths.values())
-
-
-def test_refusals(figure, tmp_path):
-    with pytest.raises(ConfigError, match="a plain file name for the figure"):
-        save_figure(figure, tmp_path, "../line")
-    with pytest.raises(ConfigError, match=r"columns among \('one', 'two'\); got 'three'"):
-        save_figure(figure, tmp_path, "line", "three")

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from bmfl_lab.data.images import decode_bytes, decode_image
 from bmfl_lab.data.shifts.table import SHIFTS, grey, published, reference, smooth, to_uint8, unit
@@ -150,6 +150,8 @@ def disk_kernel(radius: float, softening: float) -> np.ndarray:
     ndarray of float32, shape (k, k)
         Weights that sum to one; k is odd.
     """
+    from scipy import signal
+
     half = int(max(np.ceil(radius), 1))
     grid = np.arange(-half, half + 1)
     disk = (grid[:, None] ** 2 + grid[None] ** 2 <= radius**2).astype(np.float32)
@@ -174,6 +176,8 @@ def convolve(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     -------
     ndarray, shape (H, W, C)
     """
+    from scipy import signal
+
     half = [k // 2 for k in kernel.shape]
     mode = "reflect" if min(x.shape[:2]) > max(half) else "symmetric"
     padded = np.pad(x, [(half[0], half[0]), (half[1], half[1]), (0, 0)], mode=mode)

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import truncnorm
 
 from bmfl_lab.data.shifts.table import SHIFTS, grey, smooth, to_uint8, unit
 from bmfl_lab.errors import ConfigError, DataError, message, require
@@ -113,6 +112,8 @@ def _truncated_normal(
     random: np.random.Generator, mean: float, sd: float, low: float, high: float
 ) -> float:
     """Draw one value of a normal distribution that is cut to [low, high]."""
+    from scipy.stats import truncnorm
+
     return float(
         truncnorm.ppf(random.random(), (low - mean) / sd, (high - mean) / sd, loc=mean, scale=sd)
     )
