@@ -21,7 +21,6 @@ from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.files import read_yaml
 from bmfl_lab.metrics.classification import calibration
 from bmfl_lab.metrics.rsa import rdm
-from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.runs.spec import load_spec
 from bmfl_lab.runtime import home, pick_device, refuse_offline
 
@@ -162,13 +161,6 @@ def test_a_spec_without_fields(folder, env):
     path.write_text("- 1\n")
     remedy = yield lambda: load_spec(path)
     path.write_text(re.search(r"start with '(notebook: )", remedy)[1] + "n.ipynb\n")
-
-
-@follows(("metrics/statistics.py", "use level=0.95"))
-def test_a_level_in_percent(folder, env):
-    level = [95]
-    remedy = yield lambda: bootstrap_mean(np.arange(9.0), n_boot=20, level=level[-1])
-    level.append(float(re.search(r"level=(0\.\d+)", remedy)[1]))
 
 
 @follows(("metrics/classification.py", "use n_bins=15"))
