@@ -12,6 +12,8 @@ SOURCES = sorted(p for top in ("bmfl_lab", "widgets") for p in (ROOT / top).rglo
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 POSITION = {"message": 2, "require": 4, "read_table": 2, "require_rows": 3}
 """Functions that raise, and the place of the remedy among their arguments."""
+HELD = {"remedy", "do", "redo", "otherwise", "hint"}
+"""Variables that hold a remedy before it is passed on."""
 OF_OTHERS = {
     "options": {  # of convmv and Jupyter
         *("--notest", "--ip", "--ServerApp.token", "--clear-output", "--inplace"),
@@ -62,7 +64,7 @@ def collect():
         for node in remedy_nodes(tree):
             variables |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
             found += [(f"{path.relative_to(ROOT)}:{node.lineno}", t) for t in texts(node)]
-    held = {v for v in variables if v.isupper() or v in ("remedy", "do", "redo", "otherwise")}
+    held = {v for v in variables if v.isupper() or v in HELD}
     held |= {"_REMEDIES"}
     for path, tree in TREES.items():
         for node in ast.walk(tree):
