@@ -562,13 +562,13 @@ def identification_figure(
     require_rows(frame, ("roi", "value", "ci_low", "ci_high"), "one row per ROI", remedy)
     rois, lowest = list(dict.fromkeys(frame["roi"])), 0.4
     models = list(dict.fromkeys(frame["model"])) if "model" in frame else [""]
-    size = (max(4.5, 0.6 * len(rois) + 1.2), 3.3)
+    size, marker = (max(4.5, 0.6 * len(rois) + 1.2), 3.3), markers(models)
     with panel(cell=size, title=title, numbers=frame) as (drawn, ax):
         for k, (model, colour) in enumerate(colours(models).items()):
             part = frame[frame["model"] == model] if len(models) > 1 else frame
             value, error = value_and_error(part)
             x = [rois.index(roi) + 0.2 * (k - (len(models) - 1) / 2) for roi in part["roi"]]
-            style = dict(fmt="o", color=colour, ms=6, capsize=3, lw=1.3)
+            style = dict(fmt=marker[model], color=colour, ms=6, capsize=3, lw=1.3)
             ax.errorbar(x, value, yerr=error, label=model if len(models) > 1 else None, **style)
             lowest = min(lowest, np.nanmin(value - error[0]) - 0.02)
         ax.axhline(chance, ls="--", lw=1, color=GREY, label=f"chance, {chance:g}")

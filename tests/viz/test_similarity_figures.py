@@ -148,3 +148,4 @@ def test_identification_shows_values_intervals_and_chance():
     axes = drawn(figures.identification_figure(both)).axes[0]
     names = [text.get_text() for text in axes.figure.legends[0].get_texts()]
     assert len(axes.containers) == 2 and {"a", "b"} <= set(names)
+    assert len({container.lines[0].get_marker() for container in axes.containers}) == 2
