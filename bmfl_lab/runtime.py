@@ -15,7 +15,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -103,6 +103,7 @@ def refuse_offline(what: str, remedy: str) -> None:
 
 
 _LOADED_BACKBONES: dict[str, dict[str, str]] = {}
+_CONTROLS: list[bool] = []
 
 
 def note_backbone(name: str, weights: str, digest: str) -> None:
@@ -113,12 +114,45 @@ def note_backbone(name: str, weights: str, digest: str) -> None:
     name, weights, digest : str
         Name, source of the weights and their SHA-256.
     """
-    _LOADED_BACKBONES[name + digest] = {"name": name, "weights": weights, "sha256": digest}
+    note = {"name": name, "weights": weights, "sha256": digest}
+    # whatever is loaded as the model first is the model, also where a control reads it
+    if _CONTROLS:
+        note["role"] = "control"
+    _LOADED_BACKBONES.setdefault(name + digest, note)
 
 
 def loaded_backbones() -> list[dict[str, str]]:
-    """Return ``name``, ``weights`` and ``sha256`` of each backbone this process has loaded."""
+    """Return ``name``, ``weights`` and ``sha256`` of each backbone this process has loaded.
+
+    Backbones of controls also have the ``role`` "control".
+    """
     return list(_LOADED_BACKBONES.values())
+
+
+@contextlib.contextmanager
+def as_control() -> Iterator[None]:
+    """Note the backbones that a block loads as those of a control, such as untrained ones."""
+    _CONTROLS.append(True)
+    try:
+        yield
+    finally:
+        _CONTROLS.pop()
+
+
+def weights_text(backbones: Iterable[Mapping[str, str]]) -> str:
+    """Return which backbones served, and the source of their weights, controls last.
+
+    Parameters
+    ----------
+    backbones : iterable of mapping
+        Backbones as `loaded_backbones` returns them and records keep them.
+    """
+    served: dict[bool, list[str]] = {False: [], True: []}
+    for found in backbones:
+        text = f"{found['name']}, {found['weights']}"
+        if text not in served[found.get("role") == "control"]:
+            served[found.get("role") == "control"].append(text)
+    return "; ".join([*served[False], *(f"as a control: {text}" for text in served[True])])
 
 
 _DIVIDED: list[bool] = []

@@ -197,9 +197,13 @@ def checks_table(rows: Iterable[CheckRow]) -> pd.DataFrame:
 
 
 def checks_frame(rows: Iterable[CheckRow]) -> pd.DataFrame:
-    """Return the checks as numbers for figures, one row per check and map."""
+    """Return the checks as numbers for figures, one row per check and map.
+
+    The column ``above`` says whether a map passes above the reference of the check or below it.
+    """
     ordered = sorted(rows, key=lambda r: list(CHECKS).index(r.check))
-    return pd.DataFrame([asdict(r) for r in ordered]).astype({"passes": object})
+    table = [asdict(r) | {"above": CHECKS[r.check].above} for r in ordered]
+    return pd.DataFrame(table).astype({"passes": object})
 
 
 def _cell(row: CheckRow) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +24,13 @@ from bmfl_lab.models.encoders import RetinotopicEncoder
 from bmfl_lab.models.protocols import BrainEncoder
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runtime import pick_device, rng
+from bmfl_lab.runtime import as_control, pick_device, rng
 from bmfl_lab.training.context import load_spec
 from bmfl_lab.training.trained_encoder import EncoderEnsemble, TrainedEncoder
 
 COUNTS = ("n_undefined", "n_near_constant")
 INTERVAL = "95 % bootstrap over stimuli, centred on the value"
+RIDGE = "cross-validation within train, one penalty per vertex"
 CONTROLS = ("as trained", "random weights", "shuffled pairing", "luminance layout", "position only")
 N_SHUFFLES = 5
 """Number of random pairings over which the control "shuffled pairing" is averaged."""
@@ -293,19 +295,19 @@ def _per_vertex(
     return found
 
 
-def _ridge_r(
+def _ridge_predictions(
     X: np.ndarray,
     who: Subject,
     split: str,
     alphas: Sequence[float],
     device: str,
     shuffle: int | None = None,
-) -> np.ndarray:
-    """Fit a ridge on "train" and return r per vertex on `split`.
+) -> list[np.ndarray]:
+    """Fit a ridge on "train" and return its prediction of `split`, (n_stimuli, n_vertices).
 
-    `shuffle` is the seed of random pairings within "train", over which r is averaged. Averaging is
-    needed because the vertices of a region vary together: the mean r of a single pairing deviates
-    from zero by about one over the square root of the number of stimuli.
+    `shuffle` is the seed of random pairings within "train", each of which has a prediction. Their r
+    is averaged, because the vertices of a region vary together: the mean r of a single pairing
+    deviates from zero by about one over the square root of the number of stimuli.
     """
     train, held = who.rows("train"), who.rows(split)
     pairings = [train]
@@ -317,9 +319,7 @@ def _ridge_r(
         # no penalty is best for a control
         warnings.filterwarnings("ignore", message="expected at most 5%")
         fit = fit_ridge(X[train], Y, alphas, device=device)
-    measured = np.asarray(who.responses[held], np.float32)
-    parts = np.split(fit.predict(X[held]), len(pairings), axis=1)
-    return np.mean([pearson(measured, part) for part in parts], axis=0)
+    return np.split(fit.predict(X[held]), len(pairings), axis=1)
 
 
 def _region_table(found: Mapping[object, np.ndarray], name: str, atlas: Atlas) -> pd.DataFrame:
@@ -378,7 +378,12 @@ def block_table(
     store = store if store is not None else FeatureStore()
     stored = store.get_many(backbone, who.stimuli, [(tokens, b) for b in blocks])
     where = pick_device(device)
-    r = np.stack([_ridge_r(flatten_tokens(s), who, split, alphas, where) for s in stored])
+    measured = np.asarray(who.responses[who.rows(split)], np.float32)
+    r = []
+    for tokens_of_block in map(flatten_tokens, stored):
+        (predicted,) = _ridge_predictions(tokens_of_block, who, split, alphas, where)
+        r.append(pearson(measured, predicted))
+    r = np.stack(r)
     return _region_table(dict(zip(blocks, r)), "block", who.atlas), r
 
 
@@ -391,10 +396,11 @@ def encoding_controls(
     tokens: str = "pooled:4",
     block: int = -1,
     alphas: Sequence[float] = DEFAULT_ALPHAS,
+    n_boot: int = 200,
     seed: int = 0,
     store: FeatureStore | None = None,
     device: str = "auto",
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, list[MetricRow]]:
     """Score a ridge regression on the backbone's tokens, and on controls that should do worse.
 
     Parameters
@@ -412,14 +418,19 @@ def encoding_controls(
         Kind of tokens.
     block : int, default -1
         Index of the block.
+    n_boot : int, default 200
+        Number of resamples of the stimuli for the intervals.
     seed : int, default 0
-        Seed of random weights and pairings.
+        Seed of random weights, pairings and resamples.
 
     Returns
     -------
-    pandas.DataFrame
+    table : pandas.DataFrame
         Mean r over defined vertices, with one row per control and one column per region, and a
         column ``n_undefined``.
+    rows : list of MetricRow
+        ``control_r``: the same numbers with their intervals over stimuli. The intervals of the
+        shuffled pairings are those of their mean.
 
     Raises
     ------
@@ -436,17 +447,28 @@ def encoding_controls(
         spec = study.backbone
         if control == "random weights":
             spec = dataclasses.replace(spec, weights=f"random:{seed + 1000}")
-        stored = store.get(load_spec(spec, device), who.stimuli, tokens, block=block)
+        with as_control() if control == "random weights" else contextlib.nullcontext():
+            backbone = load_spec(spec, device)
+        stored = store.get(backbone, who.stimuli, tokens, block=block)
         X = flatten_tokens(stored)
         return np.broadcast_to(X.mean(0), X.shape).copy() if control == "position only" else X
 
-    found = {}
+    found, rows = {}, []
+    shared = dict(split=split, n=len(who.rows(split)), subject=who.name, selection=RIDGE)
+    measured = np.asarray(who.responses[who.rows(split)], np.float32)
     for control in controls:
         shuffle = seed if control == "shuffled pairing" else None
-        found[control] = _ridge_r(features(control), who, split, alphas, where, shuffle)
+        parts = _ridge_predictions(features(control), who, split, alphas, where, shuffle)
+        found[control] = np.mean([pearson(measured, part) for part in parts], axis=0)
+        boot = np.mean([bootstrap_pearson(measured, p, n_boot, seed) for p in parts], axis=0)
+        for roi, mask in regions(who.atlas).items():
+            values = found[control][mask], boot[:, mask]
+            rows += _region_rows("control_r", "r", *values, roi, who, {"model": control, **shared})[
+                :1
+            ]
     table = _region_table(found, "control", who.atlas)
     table["n_undefined"] = [int(np.sum(~np.isfinite(r))) for r in found.values()]
-    return table
+    return table, rows
 
 
 def _luminance(stimuli: StimulusSet, side: int = 4) -> np.ndarray:

@@ -292,13 +292,14 @@ def sweep_table(
     Returns
     -------
     DataFrame
-        Columns quantity, model, `x`, value, ci_low and ci_high. Intervals treat seeds and images as
-        crossed random samples.
+        Columns quantity, model, `x`, n (number of images), value, ci_low and ci_high. Intervals
+        treat seeds and images as crossed random samples.
     """
     rows = []
     for (model, level), array in values.items():
         found, _ = crossed_mean(np.asarray(array, float), kind=kind)
-        about = {"quantity": quantity, "model": model, x: level, "value": found.value}
+        about = {"quantity": quantity, "model": model, x: level, "n": np.shape(array)[-1]}
+        about["value"] = found.value
         rows.append({**about, "ci_low": found.low, "ci_high": found.high})
     return pd.DataFrame(rows)
 

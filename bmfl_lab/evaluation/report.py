@@ -155,6 +155,7 @@ def report(
     figures: Sequence[str] = (),
     numbers: str = "",
     registered: Sequence[str] = (),
+    weights: str = "",
 ) -> str:
     """Return the page in markdown.
 
@@ -174,6 +175,8 @@ def report(
         Name of the CSV file in the folder of the page.
     registered : sequence of str
         Sentences on what was registered before the runs; they come first.
+    weights : str, optional
+        Backbones of the runs and the source of their weights, see `bmfl_lab.runtime.weights_text`.
     """
     studies = ", ".join(map(markdown, rows["study"].unique()))
     lines = [
@@ -181,6 +184,7 @@ def report(
         "",
         f"Study: {studies}. {sum(s == 'ok' for s in states)} of {len(states)} runs ok; only those "
         "count here.",
+        *([f"Backbones: {markdown(weights)}."] if weights else []),
         "",
         "## Verdict",
         "",

@@ -667,20 +667,36 @@ def reliability_table(per_image: pd.DataFrame, n_bins: int = 15) -> pd.DataFrame
     -------
     DataFrame
         One row per model, image set and bin with images, with the columns ``model, split, shift,
-        severity, bin, low, high, count, confidence, accuracy``.
+        severity, bin, low, high, count, n_images, confidence, accuracy, ci_low, ci_high``. The
+        interval of the accuracy is the 95 % Wilson interval of as many independent predictions as
+        there are different images in the bin.
     """
     frame = per_image[per_image["confidence"].notna()]
     bins = np.clip(np.ceil(frame["confidence"] * n_bins).astype(int) - 1, 0, n_bins - 1)
     frame = frame.assign(bin=bins, severity=frame["severity"].astype("Float64"))
     table = frame.groupby(["model", *KEYS, "bin"], sort=False, dropna=False).agg(
-        count=("correct", "size"), confidence=("confidence", "mean"), accuracy=("correct", "mean")
+        count=("correct", "size"),
+        n_images=("id", "nunique"),
+        confidence=("confidence", "mean"),
+        accuracy=("correct", "mean"),
     )
+    # the seeds of a model answer one image alike, so that images count and not predictions
+    ends = _wilson(table["accuracy"].to_numpy(float), table["n_images"].to_numpy(float))
+    table = table.assign(ci_low=ends[0], ci_high=ends[1])
     order = {m: i for i, m in enumerate(dict.fromkeys(frame["model"]))}
     table = table.reset_index().sort_values("bin", kind="stable")
     table = table.sort_values(
         "model", key=lambda names: names.map(order), kind="stable", ignore_index=True
     )
     return table.assign(low=table["bin"] / n_bins, high=(table["bin"] + 1) / n_bins)
+
+
+def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the 95 % Wilson interval of shares of n independent answers."""
+    z = 1.959964
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return middle - half, middle + half
 
 
 def extreme_images(

@@ -22,9 +22,10 @@ from bmfl_lab.records import (
 from bmfl_lab.runs.execute import folder_of, state_of
 from bmfl_lab.runs.export import page_of_markdown, pdf_of_page
 from bmfl_lab.runs.spec import Run
+from bmfl_lab.runtime import weights_text
 
 COLUMNS = [
-    *("spec", "run", "notebook", "study", "finished", "revision"),
+    *("spec", "run", "notebook", "study", "weights", "finished", "revision"),
     *MetricRow.__dataclass_fields__,
 ]
 
@@ -59,8 +60,8 @@ def collect_records(
     Returns
     -------
     rows : DataFrame
-        Metric rows with ``spec, run, notebook, study, finished, revision``; no row where there is
-        no record.
+        Metric rows with ``spec, run, notebook, study, weights, finished, revision``; no row where
+        there is no record. ``weights`` names the backbones of the run and their weights.
     problems : list of str
         Records that cannot be read, one sentence each.
     """
@@ -84,6 +85,7 @@ def collect_records(
             run=path.parent.name,
             notebook=record.notebook,
             study=study_label(record),
+            weights=weights_text(record.extra.get("backbones") or []),
             finished=record.extra["finished"],
             revision=record.extra["code_revision"],
         )
@@ -150,7 +152,8 @@ def write_report(
     """
     reports = runs[0].root / "papermill_runs" / "reports"
     rows, registered = collect(runs, out)
-    apart = any(map(original_weights, _ok_records(runs, out).values()))
+    records = _ok_records(runs, out).values()
+    apart = any(map(original_weights, records))
     name = runs[0].spec + ("_original_weights" if apart else "")
     path = Path(to).expanduser() if to else reports / f"{name}{ending}"
     states = [state_of(r, out)[0] for r in runs]
@@ -169,6 +172,7 @@ def write_report(
         figures=list(pictures),
         numbers=f"{path.stem}.csv",
         registered=registered,
+        weights=weights_text(b for record in records for b in record.extra.get("backbones") or []),
     )
     full = rows.dropna(axis=1, how="all").loc[:, lambda f: (f != "").any()]
     write_bytes(path.with_suffix(".csv"), full.to_csv(index=False, float_format="%.6g").encode())

@@ -22,11 +22,12 @@ from bmfl_lab import config as configs
 from bmfl_lab.backbones import CORnetS, Preprocess, load_backbone
 from bmfl_lab.backbones.cornet import load_cornet
 from bmfl_lab.backbones.protocol import MEAN, STD
+from bmfl_lab.backbones.weights import hash_state
 from bmfl_lab.data import StimulusSet, Study, Subject
 from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.losses.alignment import alignment_loss
 from bmfl_lab.models.alignment import AlignedNetwork, AlignmentHead, TokenNetwork
-from bmfl_lab.runtime import progress, rng, seed_for
+from bmfl_lab.runtime import note_backbone, progress, rng, seed_for
 from bmfl_lab.training.checkpoint import matching_tensors, read_bundle, write_bundle
 from bmfl_lab.training.context import local_device
 from bmfl_lab.training.loop import FitResult, LoopConfig, fit
@@ -572,9 +573,9 @@ def prepare_original(config: AlignConfig, study: Study, *, device: str = "auto")
     """
     if config.backbone == "cornet_s" and config.weights is not None:
         network = load_cornet(config.weights, width=config.width)
-        return TrainedAligned(
-            network, None, config, 1000, label=f"CORnet-S, {Path(config.weights).name}"
-        )
+        name = Path(config.weights).name
+        note_backbone("CORnet-S", f"weights of {name}", hash_state(network.state_dict()))
+        return TrainedAligned(network, None, config, 1000, label=f"CORnet-S, {name}")
     n_classes = len(study.class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "original"))
@@ -599,6 +600,9 @@ def prepare_original(config: AlignConfig, study: Study, *, device: str = "auto")
         what="original network",
     )
     network.requires_grad_(True)
+    if whole:  # any other network reads a backbone, which is noted when it is loaded
+        source = f"trained from scratch on {len(images)} labelled images of {study.name}"
+        note_backbone(f"CORnet-S of width {config.width}", source, "")
     return TrainedAligned(
         network.eval(),
         None,

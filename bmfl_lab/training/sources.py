@@ -23,7 +23,7 @@ from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.models.bmfl import ResponseSource, TokenBatch
 from bmfl_lab.models.encoders import LinearEncoder
-from bmfl_lab.runtime import rng, seed_for
+from bmfl_lab.runtime import as_control, rng, seed_for
 from bmfl_lab.training.batches import fingerprint
 from bmfl_lab.training.context import local_device
 from bmfl_lab.training.encoder import EncoderConfig, train_brain_encoder
@@ -441,9 +441,14 @@ def random_backbone_encoder(
     spec = study.backbone
     device = local_device(device)
     weights = f"random:{seed + 1000}"
-    backbone = load_backbone(
-        spec.name, weights=weights, image_size=spec.image_size, device=device, resize=spec.resize
-    )
+    with as_control():
+        backbone = load_backbone(
+            spec.name,
+            weights=weights,
+            image_size=spec.image_size,
+            device=device,
+            resize=spec.resize,
+        )
     untrained = dataclasses.replace(study, backbone=dataclasses.replace(spec, weights=weights))
     return train_brain_encoder(
         config, untrained, subject=subject, store=store, device=device, backbone=backbone

@@ -10,7 +10,13 @@ import pandas as pd
 
 from bmfl_lab.errors import DataError, require
 from bmfl_lab.viz.charts import GREY, colours, markers, panel, panels, value_and_error
-from bmfl_lab.viz.results import set_label, summary_rows, with_sets
+from bmfl_lab.viz.results import (
+    count_note,
+    interval_note,
+    set_label,
+    summary_rows,
+    with_sets,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
     from bmfl_lab.data.atlas import Atlas
 
 _WIDTH_POINTS = 430  # of the panel of `agreement_figure`
+_CONTROL = "#404040"  # of controls that stand in this figure alone
 _TITLES = {
     "only": "region alone",
     "left_out": "retrained without",
@@ -153,7 +160,8 @@ def controls_figure(
         "name an evaluated model",
     )
     every = with_sets(frame[(frame["name"] == "accuracy") & frame["seed"].notna()])
-    colour = ["#D55E00" if m == first else "#0072B2" for m in models]
+    known = colours(models, other=_CONTROL)
+    colour = [known[m] for m in models]
     with panels(
         len(sets),
         n_columns,
@@ -168,20 +176,13 @@ def controls_figure(
             ends = ("value", "ci_low", "ci_high")
             value, low, high = (100 * mine[k].to_numpy(float) for k in ends)
             ax.hlines(range(len(models)), low, high, color=colour, lw=1.4)
-            ax.scatter(
-                value,
-                range(len(models)),
-                c=colour,
-                s=26,
-                zorder=3,
-                label="mean and its 95 % interval",
-            )
+            ax.scatter(value, range(len(models)), c=colour, s=26, zorder=3)
             seeds = every[every["set"] == name]
             at = [models.index(m) + 0.25 for m in seeds["model"]]
             seed_values = 100 * seeds["value"].to_numpy(float)
             ax.plot(seed_values, at, ".", color=GREY, ms=3, label="single seeds")
             level = value[models.index(first)]
-            ax.axvline(level, color="#D55E00", lw=1, ls="--", label=f"mean of {first}")
+            ax.axvline(level, color=known[first], lw=1, ls="--", label=f"mean of {first}")
             if chance is not None:
                 ax.axvline(100 * chance, color=GREY, lw=1, ls=":", label="chance")
             _vertical_grid(ax)
@@ -189,6 +190,9 @@ def controls_figure(
             ax.set_xlabel("accuracy, %", fontsize=9)
         drawn.grid[0, 0].set_yticks(range(len(models)), models)
         drawn.grid[0, 0].invert_yaxis()
+        mark = {"marker": "o", "color": GREY, "lw": 1.4, "ms": 5}
+        said = ", ".join(filter(None, ("mean over seeds, 95 % interval", count_note(rows))))
+        drawn.grid[0, 0].plot([], [], label=said, **mark)
         drawn.legend(4)
     return drawn.figure
 
@@ -225,6 +229,7 @@ def agreement_figure(
     title: str = "",
     level: float | None = None,
     level_label: str = "chance",
+    joined: str = "models in order",
 ) -> Figure:
     """Draw accuracy, or its gain, against a measured quantity, with one line per image set.
 
@@ -232,7 +237,8 @@ def agreement_figure(
     ----------
     frame : DataFrame
         Columns "model", "set", "low", "high", `x` and `y`; `y` and its interval are fractions. Each
-        model is one mark per line, named above it.
+        model is one mark per line, named above it. A line joins the models in the order of the
+        rows.
     x, x_label : str
         Column and axis label of the measured quantity.
     y, y_label : str
@@ -245,6 +251,8 @@ def agreement_figure(
         Level to compare with, a fraction, drawn as a dashed line.
     level_label : str, default "chance"
         Name of the level.
+    joined : str, default "models in order"
+        What a line joins in which order, for the legend.
 
     Returns
     -------
@@ -259,11 +267,13 @@ def agreement_figure(
     sets = list(order) or list(dict.fromkeys(frame["set"]))
     colour, marker = colours(sets), markers(sets)
     with panel(cell=(7, 4.2), numbers=frame) as (drawn, ax):
-        for name in sets:
-            mine = frame[frame["set"] == name].sort_values(x)
+        # sets at one place would hide each other's bars
+        step = 0.008 * np.ptp(frame[x].to_numpy(float))
+        for k, name in enumerate(sets):
+            mine = frame[frame["set"] == name]
             value, error = value_and_error(mine, (y, "low", "high"), 100)
             ax.errorbar(
-                mine[x],
+                mine[x].to_numpy(float) + step * (k - (len(sets) - 1) / 2),
                 value,
                 yerr=error,
                 label=name,
@@ -283,7 +293,8 @@ def agreement_figure(
             ax.annotate(model, (at, top), annotation_clip=False, **offset, **look)
         if level is not None:
             ax.axhline(100 * level, ls="--", lw=1, color=GREY, label=level_label)
-        ax.plot([], [], " ", label="bars: 95 % interval")
+        ax.plot([], [], " ", label=interval_note(frame))
+        ax.plot([], [], "-", color=GREY, lw=1.2, label=f"lines join {joined}")
         ax.set_title(title, pad=10 + 5 * frame["model"].str.len().max())
         drawn.label(x_label, y_label)
         drawn.legend()

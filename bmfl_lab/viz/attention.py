@@ -99,6 +99,7 @@ def attention_figure(
     *,
     titles: Sequence[str] = (),
     title: str = "",
+    unit: str = "attention",
     opacity: float = 0.55,
 ) -> Figure:
     """Draw one row per image: the image and its maps.
@@ -114,6 +115,8 @@ def attention_figure(
         Label of each row.
     title : str, default ""
         Title of the figure.
+    unit : str, default "attention"
+        Quantity of the maps, for the label of the colour bar.
     opacity : float, default 0.55
         Opacity of the maps over the image, from 0 to 1.
 
@@ -155,7 +158,7 @@ def attention_figure(
             colours_of = ScalarMappable(Normalize(0, 1), SEQUENTIAL)
             bar = drawn.figure.colorbar(colours_of, ax=drawn.grid, fraction=0.03, pad=0.02)
             bar.set_ticks([0, 1], labels=["lowest", "highest"], fontsize=8)
-            bar.set_label("each map, scaled to its own range", fontsize=8)
+            bar.set_label(f"{unit} (each map scaled to its own range)", fontsize=8)
     return drawn.figure
 
 
@@ -221,8 +224,8 @@ def checks_figure(
         Name of a map to its values for this image. The place of a missing randomised map stays
         empty.
     checks : DataFrame
-        Columns ``map``, ``check``, ``value``, ``low``, ``high``, ``reference``, ``passes``; one row
-        per check of a map.
+        Columns ``map``, ``check``, ``value``, ``low``, ``high``, ``reference``, ``above`` and
+        ``passes``; one row per check of a map, which passes above or below the reference.
     title : str, default ""
         Title of the figure.
 
@@ -267,7 +270,8 @@ def checks_figure(
         for ax, text in zip(drawn.grid[0], ["this model", "random weights", *names]):
             ax.set_title(text, loc="center", fontsize=9)
         note = (
-            "checks: value, [95 % interval], and the reference that it is compared with\n"
+            "checks: value, [95 % interval], and the side of the reference on which all of the "
+            "interval must lie\n"
             "maps: each from its lowest (black) to its highest value (yellow)"
         )
         drawn.figure.supxlabel(note, fontsize=8)
@@ -287,12 +291,19 @@ def _check_cell(ax: Axes, row: pd.Series | None) -> None:
     word, colour = _OUTCOME[passes]
     _write(ax, 0.66, word, color=colour, weight="bold")
     if passes is not None:
-        interval = f"[{row['low']:.2f}, {row['high']:.2f}]"
-        lines = f"{row['value']:.2f}\n{interval}\nagainst {row['reference']:.2f}"
+        interval = f"[{row['low']:z.2f}, {row['high']:z.2f}]"
+        side = "above" if row["above"] else "below"
+        lines = f"{row['value']:z.2f}\n{interval}\npasses {side} {row['reference']:.2f}"
         _write(ax, 0.3, lines, fontsize=7)
 
 
-def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Figure:
+def deletion_figure(
+    curves: pd.DataFrame,
+    *,
+    score: str,
+    levels: Mapping[str, float] | None = None,
+    title: str = "",
+) -> Figure:
     """Draw deletion and insertion curves of maps and of random orders.
 
     Parameters
@@ -303,6 +314,9 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
     score : str
         Quantity of the curves, the label of the vertical axis. Bands of a probability stay within
         0 and 1.
+    levels : mapping of str to float, optional
+        Name to score of reference levels, drawn as dotted lines. Curves of a score without limits
+        may lie beyond them.
     title : str, default ""
         Title of the figure.
 
@@ -335,6 +349,8 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
                 ax.fill_between(line["fraction"], low, high, color=colour, alpha=0.15, lw=0)
             random = part[part["order"] == "random"].groupby("fraction")["mean"].mean()
             ax.plot(random.index, random, ls="--", color=GREY, label="random order")
+            for (name, level), shade in zip((levels or {}).items(), ("black", GREY)):
+                ax.axhline(level, ls=":", lw=1.2, color=shade, label=f"{name}, {level:g}")
             ax.set_title(f"{kind}: {better} is better", fontsize=10)
             ax.set_xlabel(f"share of the patches {done}")
         drawn.label(y=score)

@@ -30,7 +30,39 @@ _MORE_COLOURS = (
     "#266659 #1A0DB2 #7F8CF2 #590D4C #0D4CB2 #F2BFD9 #E60DB2 #7F4C40 #BF0D0D #A6BF40 #8C26F2 "
     "#D98C7F #A68C33 #1A4C0D #660D8C #D91A59 #8C59A6 #0DD9A6 #A60DCC #F273CC #CC1A7F"
 ).split()
+_PALE = PALETTE[-1]  # yellow, which is hard to see as a thin line on white
 MARKERS = ("o", "s", "^", "D", "v", ">", "X", "*")
+# A model has the same colour and marker in every figure. Fusion models and aligned networks may
+# stand in one figure.
+_FUSION_COLOURS = {
+    "backbone": PALETTE[0],
+    "concat": PALETTE[1],
+    "fusion": PALETTE[2],
+    "attributes": PALETTE[3],
+    "linear probe": PALETTE[4],
+    "mean colour": PALETTE[5],
+    "original": "#000000",
+    "aligned": "#1A0DB2",
+    "no_fmri": "#D98C7F",
+    "shuffled": "#A6BF40",
+    "noise": "#66591A",
+    "head_only": "#590D4C",
+}
+# Encoders and decoders never stand beside them and share the first colours.
+_ENCODER_COLOURS = {
+    "ridge": PALETTE[0],
+    "roi_query": PALETTE[1],
+    "retinotopic": PALETTE[2],
+    "ensemble": PALETTE[3],
+    "linear": PALETTE[4],
+    "decoder": PALETTE[0],
+    "shuffled pairs": PALETTE[1],
+    "ROI tokens": PALETTE[2],
+    "ROI tokens, shuffled pairs": PALETTE[3],
+}
+_MODEL_COLOURS = _FUSION_COLOURS | _ENCODER_COLOURS
+# no model is a star, which marks significance
+_MODEL_MARKERS = {name: MARKERS[i % 7] for i, name in enumerate(_MODEL_COLOURS)}
 GREY = "#6B6B6B"
 # Inferno keeps a CIELAB distance of at least 12 to both greys of the cortex, also for colour-blind
 # readers; cividis comes within 6 of them. Red is positive in every diverging map.
@@ -64,10 +96,32 @@ def figure_style() -> Iterator[None]:
         yield
 
 
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """Return one colour per name, in order; no two names have the same colour."""
+def colours(names: Iterable[str], other: str = "") -> dict[str, str]:
+    """Return one colour per name; no two names have the same colour unless `other` is given.
+
+    A model of this package has the same colour in every figure. Other names get the remaining
+    colours in order.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Names, such as those of models or image sets.
+    other : str, default ""
+        Colour of all names that are no model of this package; by default one per name.
+    """
     names = list(dict.fromkeys(names))
-    return dict(zip(names, distinct_colours(len(names))))
+    fixed: dict[str, str] = {}
+    for name in names:
+        colour = _MODEL_COLOURS.get(name)
+        if colour and colour not in fixed.values():
+            fixed[name] = colour
+    taken = set(fixed.values())
+    if not _FUSION_COLOURS.keys().isdisjoint(fixed):
+        # beside a model, no other name looks like a model of another figure
+        taken |= {*_FUSION_COLOURS.values(), _PALE}
+    free = [c for c in distinct_colours(len(names) + len(_MODEL_COLOURS)) if c not in taken]
+    others = iter(free)
+    return {name: fixed.get(name) or other or next(others) for name in names}
 
 
 def distinct_colours(n: int, *, without: str = "") -> list[str]:
@@ -89,8 +143,13 @@ def distinct_colours(n: int, *, without: str = "") -> list[str]:
 
 
 def markers(names: Iterable[str]) -> dict[str, str]:
-    """Return one marker per name, in order; markers repeat after eight names."""
-    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
+    """Return one marker per name; a model of this package has the same one in every figure.
+
+    Other names get the markers in order, which repeat after eight names.
+    """
+    return {
+        name: _MODEL_MARKERS.get(name, MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
+    }
 
 
 def ink_on(colour: Sequence[float]) -> str:
@@ -147,6 +206,8 @@ class Panels:
         lowest = self.grid.flat[max(0, self.n - self.grid.shape[1]) : self.n]
         for axes in lowest if x else ():
             axes.set_xlabel(x, **text)
+            # with a shared axis, matplotlib numbers the last row only, also where that is empty
+            axes.tick_params(labelbottom=True)
         for axes in self.grid[:, 0] if y else ():
             axes.set_ylabel(y, **text)
 
@@ -288,24 +349,25 @@ def error_bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarr
     return np.nan_to_num(np.abs(np.stack([value - low, high - value])))
 
 
-def colour_scale(values: np.ndarray, signed: bool, top: float | None = None) -> dict[str, object]:
+def colour_scale(
+    values: np.ndarray, signed: bool = False, top: float | None = None
+) -> dict[str, object]:
     """Return matplotlib's colour settings of a heat map.
 
     Parameters
     ----------
     values : ndarray of float
         Values of the map; NaN is ignored.
-    signed : bool
-        Whether colours are symmetric about zero. Otherwise they run from zero, or from the smallest
-        value if that is negative.
+    signed : bool, default False
+        Whether colours are symmetric about zero even if no value is negative. Otherwise they run
+        from zero if no value is negative.
     top : float, optional
         Value of the last colour; by default the largest value or absolute value.
     """
-    if signed:
+    if signed or np.nanmin(values, initial=0) < 0:
         reach = top or float(np.nanmax(np.abs(values), initial=0)) or 1.0
         return {"cmap": DIVERGING, "vmin": -reach, "vmax": reach}
-    low, high = np.nanmin(values, initial=0), np.nanmax(values, initial=1e-9)
-    return {"cmap": SEQUENTIAL, "vmin": low, "vmax": top or high}
+    return {"cmap": SEQUENTIAL, "vmin": 0.0, "vmax": top or np.nanmax(values, initial=1e-9)}
 
 
 def write_cells(axes: Axes, image: AxesImage, form: str, marks: np.ndarray | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 STATES = ("intact", "lesion", "control: random vertices outside")
 _GAP, _LINE = 6, 14  # pixels
+_NOTE_WIDTH = 88  # characters of a line in the legend of `runs_figure`
 _ENDS = ("value", "low", "high")
 COLOURS = (PALETTE[0], PALETTE[1], "#9A9A9A")
 KEPT_COLOURS = (PALETTE[2], PALETTE[3], PALETTE[4], PALETTE[5])
@@ -288,6 +290,7 @@ def shift_grid_figure(
     shift: str,
     marks: np.ndarray | None = None,
     note: str = "",
+    chance: float | None = None,
 ) -> Figure:
     """Draw a grid of shifts and severities, and accuracy against severity for one shift.
 
@@ -311,6 +314,8 @@ def shift_grid_figure(
         Text behind the number of each cell.
     note : str, default ""
         Meaning of the marks, written below the grid.
+    chance : float, optional
+        Chance level of the accuracy, a fraction; no line by default.
 
     Returns
     -------
@@ -329,14 +334,18 @@ def shift_grid_figure(
         write_cells(left, image, "+z.0f" if signed else "z.0f", marks)
         left.set_xticks(range(len(severities)), [str(s) if s else "none" for s in severities])
         left.set_yticks(range(len(shifts)), shifts)
-        left.set_xlabel(f"severity\n{note}".rstrip())
+        notes = [note] if marks is not None and np.any(marks != "") else []
+        notes += ["white: not evaluated"] if np.isnan(percent).any() else []
+        left.set_xlabel("\n".join(["severity", *filter(None, notes)]))
         left.grid(False)
         drawn.figure.colorbar(image, ax=left, label=unit)
-        for name, values in curves.items():
+        # curves at one place would hide each other's bars
+        step = 0.012 * np.ptp(severities)
+        for k, (name, values) in enumerate(curves.items()):
             known = np.isfinite(values[:, 0])
             value, low, high = 100 * values[known].T
             right.errorbar(
-                np.asarray(severities)[known],
+                np.asarray(severities)[known] + step * (k - (len(curves) - 1) / 2),
                 value,
                 yerr=error_bars(value, low, high),
                 label=name,
@@ -345,14 +354,22 @@ def shift_grid_figure(
                 capsize=3,
                 lw=1.4,
             )
+        if chance is not None:
+            right.axhline(100 * chance, ls="--", lw=1, color=GREY, label="chance")
         right.set(xlabel="severity (0 = unshifted)", ylabel="accuracy, % (95 % interval)")
+        right.set_xticks(severities)
         right.set_title(shift, fontsize=10)
-        right.legend(fontsize=8)
+        drawn.legend()
     return drawn.figure
 
 
 def runs_figure(
-    labels: Sequence[str], values: Mapping[str, np.ndarray], *, title: str, unit: str
+    labels: Sequence[str],
+    values: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    unit: str,
+    chance: Sequence[float] = (),
 ) -> Figure:
     """Draw one metric of two runs side by side.
 
@@ -363,15 +380,18 @@ def runs_figure(
     values : mapping of str to ndarray, shape (n, 3)
         Run to value, low and high; NaN where it has no such row.
     title, unit : str
-        Title and label of the horizontal axis.
+        Title and label of the horizontal axis; parentheses at its end name the kinds of intervals.
+    chance : sequence of float, optional
+        Chance levels of the metric in the studies of the runs; no line by default.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
     colour, marker = colours(values), markers(values)
+    quantity, _, intervals = unit.partition(" (")
     numbers = pd.concat({k: pd.DataFrame(v, labels, _ENDS) for k, v in values.items()})
-    with panel(cell=(9, 0.34 * len(labels) + 1.6), title=title, numbers=numbers) as (drawn, axis):
+    with panel(cell=(9, 0.28 * len(labels) + 1.9), title=title, numbers=numbers) as (drawn, axis):
         for i, (name, found) in enumerate(values.items()):
             y = np.arange(len(labels)) + (i - (len(values) - 1) / 2) * 0.25
             axis.errorbar(
@@ -384,9 +404,17 @@ def runs_figure(
                 capsize=2,
                 lw=1.2,
             )
+        for level in chance:
+            name = "chance" if len(chance) == 1 else f"chance, {level:.3g}"
+            axis.axvline(level, ls="--", lw=1, color=GREY, label=name)
         axis.set_yticks(range(len(labels)), labels)
-        axis.invert_yaxis()
-        axis.set_xlabel(unit.replace(" (", "\n(", 1))
+        axis.set_ylim(len(labels) - 0.4, -0.6)
+        axis.set_xlabel(quantity)
         axis.grid(True, axis="x")
-        drawn.legend(2)
+        if any(np.isfinite(found[:, 1]).any() for found in values.values()):
+            note = f"bars: {intervals.removesuffix(')') or 'interval'}"
+            axis.plot([], [], " ", label=textwrap.fill(note, _NOTE_WIDTH))
+        if any(np.isnan(found[:, 0]).any() for found in values.values()):
+            axis.plot([], [], " ", label="no mark: the run has no such row")
+        drawn.legend(1)
     return drawn.figure

@@ -86,6 +86,8 @@ def table_figure(
 ) -> Figure:
     """Draw a table of numbers as colours with the numbers in them.
 
+    Colours are symmetric about zero if a number is negative.
+
     Parameters
     ----------
     table : DataFrame
@@ -103,7 +105,7 @@ def table_figure(
     values = table.to_numpy(float)
     size = (0.62 * values.shape[1] + 2.6, 0.3 * values.shape[0] + 1.5)
     with panel(cell=size, title=title, numbers=table) as (drawn, ax):
-        image = ax.imshow(values, aspect="auto", **colour_scale(values, False))
+        image = ax.imshow(values, aspect="auto", **colour_scale(values))
         write_cells(ax, image, "z.2f")
         for c in np.flatnonzero(np.isfinite(values).any(0)) if mark else ():
             frame_cell(ax, int(np.nanargmax(values[:, c])), c)

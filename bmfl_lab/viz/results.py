@@ -31,6 +31,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIGNIFICANT = 0.05
+_LOGGED = {
+    "loss": "training loss",
+    "val_accuracy": "validation accuracy, fraction",
+    "pearson": "Pearson r of the two features",
+    "mse": "training mean squared error",
+    "val_r": "validation Pearson r",
+    "val_mse": "validation mean squared error",
+    "val_contrast": "validation contrastive loss, nats",
+    "val_cross_entropy": "validation cross-entropy, nats",
+}
+"""Labels of the vertical axes of training curves."""
 _TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
 
@@ -114,12 +125,22 @@ def interval_text(
 
 
 def interval_note(rows: pd.DataFrame) -> str:
-    """Return what the error bars of metric rows show, for a legend.
+    """Return what the error bars of metric rows show, and their n if it is known, for a legend.
 
     Rows that do not say it have the 95 % of every interval here.
     """
     kinds = {str(kind)[:4] for kind in rows.get("interval", ()) if kind and kind != "none"}
-    return "bars: 95 % interval" if kinds <= {"95 %"} else "bars: interval"
+    said = "bars: 95 % interval" if kinds <= {"95 %"} else "bars: interval"
+    return ", ".join(filter(None, (said, count_note(rows))))
+
+
+def count_note(rows: pd.DataFrame) -> str:
+    """Return "n = 400" or "n = 102 to 400" from the column "n" of metric rows; "" without one."""
+    counts = pd.to_numeric(rows["n"]).dropna().astype(int) if "n" in rows else pd.Series(dtype=int)
+    if counts.empty:
+        return ""
+    low, high = counts.min(), counts.max()
+    return f"n = {low}" if low == high else f"n = {low} to {high}"
 
 
 def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -184,7 +205,9 @@ def accuracy_figure(
     seeds = with_sets(frame[(frame["name"] == metric) & frame["seed"].notna()])
     sets, models = list(dict.fromkeys(rows["set"])), list(dict.fromkeys(rows["model"]))
     colour, marker = colours(models), markers(models)
-    offsets = np.linspace(-0.32, 0.32, len(models)) if len(models) > 1 else np.zeros(1)
+    # few models stand close to the middle of their set, so that it is clear which one it is
+    reach = min(0.32, 0.11 * (len(models) - 1))
+    offsets = np.linspace(-reach, reach, len(models))
     with panel(
         cell=(max(6.5, 1.35 * len(sets) + 1.5), 4.2), title=title, numbers=pd.concat([rows, seeds])
     ) as (drawn, ax):
@@ -270,7 +293,11 @@ def curves_figure(
                             alpha=0.8,
                             ms=4,
                         )
-            ax.set_title(key.replace("_", " "))
+            ax.set_ylabel(_LOGGED.get(key, key.replace("_", " ")))
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            epochs = {step["epoch"] for runs in histories.values() for run in runs for step in run}
+            if len(epochs) < 6:
+                ax.set_xticks(sorted(epochs))
         if any(len(runs) > 1 for runs in histories.values()):
             ax.plot([], [], " ", label="one line per seed")
         drawn.label("epoch")
@@ -330,7 +357,8 @@ def trend_figure(
     models, values = list(dict.fromkeys(frame["model"])), sorted(set(frame[x]))
     place = {v: k if spread else v for k, v in enumerate(values)}
     # several models at one place would hide each other's bars
-    step = 0.012 * (max(place.values()) - min(place.values())) if units is unit else 0
+    shared = frame.groupby(x)["model"].nunique().max() > 1
+    step = 0.012 * (max(place.values()) - min(place.values())) if shared else 0
     apart = {model: step * (k - (len(models) - 1) / 2) for k, model in enumerate(models)}
     colour, marker = colours(models), markers(models)
     size = {"cell": (6.5, 3.8 if len(units) == 1 else 2.7), "sharex": True}
@@ -354,7 +382,7 @@ def trend_figure(
         if spread:
             ax.set_xticks(range(len(values)), [f"{v:g}" for v in values])
         ax.set_xlabel(x_label or x.replace("_", " "))
-        ax.plot([], [], " ", label="bars: 95 % interval")
+        ax.plot([], [], " ", label=interval_note(frame))
         drawn.legend(4)
     return drawn.figure
 
@@ -477,10 +505,11 @@ def convergence_figure(
             )
             said += "" if row.empty else f"p {row['p'].iloc[0]:.3f}"
             ax.set_title(said, fontsize=9)
-            ax.set(xlabel=attribute, ylabel=f"{score} score")
+            ax.set(xlabel=attribute, ylabel=f"{score} score, r")
         if attributes.isna().any(axis=None):
             ax.plot([], [], "o", mfc="white", color=GREY, label="hollow: attribute unknown")
         ax.plot([], [], " ", label="bars: 95 % interval")
+        ax.plot([], [], " ", label="titles: Spearman over models, p not adjusted")
         drawn.legend()
     return drawn.figure
 
@@ -524,6 +553,7 @@ def grouped_figure(
     colour, width, at = colours(models), 0.8 / len(models), np.arange(len(rois))
     size = (max(6.0, 0.28 * len(rois) * len(models) + 2.0), 3.7)
     with panel(cell=size, title=title, numbers=frame) as (drawn, ax):
+        bars, explained = {"fmt": "none", "ecolor": "#222222", "lw": 0.9}, False
         for i, model in enumerate(models):
             part = frame[frame[by] == model].drop_duplicates("roi").set_index("roi")
             part = part.reindex(index=rois, columns=["value", "ci_low", "ci_high"])
@@ -531,8 +561,10 @@ def grouped_figure(
             name = model if np.isfinite(y).any() else f"{model} (undefined)"
             ax.bar(x, y, width * 0.92, color=colour[model], label=name, alpha=0.85)
             if error.any():
-                note = {"label": interval_note(frame)}
-                ax.errorbar(x, y, yerr=error, fmt="none", ecolor="#222222", lw=0.9, **note)
+                ax.errorbar(x, y, yerr=error, **bars)
+                explained = True
+        if explained:  # in the legend once, after all models
+            ax.errorbar([], [], yerr=[], label=interval_note(frame), **bars)
         if ceiling:
             level = np.asarray([ceiling.get(roi, np.nan) for roi in rois], float)
             ax.hlines(level, at - 0.42, at + 0.42, color="black", lw=1.6, label=ceiling_name)
@@ -773,7 +805,8 @@ def reliability_figure(
     Parameters
     ----------
     table : DataFrame
-        Columns ``model, split, shift, severity, count, confidence, accuracy``; one row per bin.
+        Columns ``model, split, shift, severity, count, confidence, accuracy, ci_low, ci_high``; one
+        row per bin, as `bmfl_lab.evaluation.reliability_table` returns them.
     title : str, default ""
         Title; contains *simulated* if responses are.
     n_columns : int, default 4
@@ -784,7 +817,8 @@ def reliability_figure(
     Returns
     -------
     matplotlib Figure
-        The dashed diagonal is perfect calibration.
+        The dashed diagonal is perfect calibration. The area of a mark grows with the number of
+        predictions in its bin, and bars are the intervals of the accuracy.
 
     Raises
     ------
@@ -803,6 +837,7 @@ def reliability_figure(
     sets, names = (list(dict.fromkeys(rows[k])) for k in ("set", "model"))
     rows = rows.sort_values("confidence")
     colour, marker = colours(names), markers(names)
+    most = int(rows["count"].max())
     with panels(
         len(sets),
         n_columns,
@@ -817,20 +852,25 @@ def reliability_figure(
             ax.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--", label="perfect calibration")
             for model in names:
                 part = rows[(rows["set"] == name) & (rows["model"] == model)]
-                ax.plot(
-                    100 * part["confidence"],
-                    100 * part["accuracy"],
-                    label=model,
-                    marker=marker[model],
-                    color=colour[model],
-                    ms=4,
-                    lw=1.2,
-                )
+                x = 100 * part["confidence"].to_numpy(float)
+                y, error = value_and_error(part, ("accuracy", "ci_low", "ci_high"), 100)
+                look = {"color": colour[model], "marker": marker[model]}
+                ax.errorbar(x, y, yerr=error, label=model, ms=3, lw=1.2, elinewidth=0.8, **look)
+                ax.scatter(x, y, s=_bin_area(part["count"], most), alpha=0.75, lw=0, **look)
             ax.set_title(name)
             ax.set(xlim=(0, 102), ylim=(0, 102))
+        for count in dict.fromkeys((int(rows["count"].min()), most)):
+            look = {"color": GREY, "lw": 0, "label": f"{count} predictions in a bin"}
+            ax.scatter([], [], s=_bin_area(count, most), **look)
+        ax.plot([], [], " ", label=interval_note(rows))
         drawn.label("confidence, %", "accuracy, %", fontsize=9)
         drawn.legend()
     return drawn.figure
+
+
+def _bin_area(count: pd.Series | int, most: int) -> pd.Series | float:
+    """Return the area of a mark in square points; the bin with the most predictions has 110."""
+    return 10 + 100 * count / most
 
 
 def severity_heatmap(
@@ -897,7 +937,7 @@ def severity_heatmap(
             ax.set_xticks(range(len(levels)), ["–" if s == 0 else str(s) for s in levels])
             ax.set_yticks(range(len(shifts)), [s.replace("_", " ") for s in shifts])
             ax.grid(False)
-        note = "severity (–: image sets without one)"
+        note = "severity (–: image sets without one; white: not evaluated)"
         if any(ax.patches for ax in drawn):
             note += f"; framed: adjusted p at most {_SIGNIFICANT}"
         drawn.figure.supxlabel(note, fontsize=10)

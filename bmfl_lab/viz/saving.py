@@ -15,7 +15,7 @@ from pandas.api.types import is_numeric_dtype
 
 from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.files import atomic_path
-from bmfl_lab.runtime import loaded_backbones
+from bmfl_lab.runtime import loaded_backbones, weights_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ _FORMATS = ("png", "pdf", "svg", "csv")
 _PAD_INCHES, _NOTE_SIZE = 0.05, 7
 
 
-def show(figure: Figure, folder: str | Path, name: str) -> None:
+def show(figure: Figure, folder: str | Path, name: str, weights: str = "") -> None:
     """Display a figure as PNG, and save it under ``folder/figures`` with `save_figure`.
 
     An executed notebook shows a PNG without a kernel, without scripts and without being trusted.
@@ -44,6 +44,9 @@ def show(figure: Figure, folder: str | Path, name: str) -> None:
         Folder of the run.
     name : str
         Name of the files without their endings.
+    weights : str, optional
+        Backbones and their weights, which stand below the figure; by default those that this
+        process has loaded. Figures of records name those of the records.
 
     Raises
     ------
@@ -52,26 +55,28 @@ def show(figure: Figure, folder: str | Path, name: str) -> None:
     """
     from IPython.display import Image, display
 
+    if weights:
+        figure.weights = weights
     save_figure(figure, Path(folder) / "figures", name)
     display(Image(data=png_bytes(figure), format="png", alt=name.replace("_", " ")))
 
 
 def png_bytes(figure: Figure) -> bytes:
     """Return a figure as a PNG file for a screen, in its own size at 120 dpi."""
-    buffer, look = io.BytesIO(), {"dpi": DPI, "metadata": _about()}
+    buffer, look = io.BytesIO(), {"dpi": DPI, "metadata": _about(figure)}
     with _fixed_layout(figure) as box:
         figure.savefig(buffer, format="png", bbox_inches=box, **look)
     return buffer.getvalue()
 
 
-def _weights_note() -> str:
-    """Return which backbones this process has loaded, and the source of their weights."""
-    return "; ".join(f"{found['name']}, {found['weights']}" for found in loaded_backbones())
+def _weights_note(figure: Figure) -> str:
+    """Return which backbones a figure shows, by default those that this process has loaded."""
+    return getattr(figure, "weights", None) or weights_text(loaded_backbones())
 
 
-def _about() -> dict[str, str | None]:
+def _about(figure: Figure) -> dict[str, str | None]:
     """Return the notes inside a PNG file."""
-    note = _weights_note()
+    note = _weights_note(figure)
     return {"Software": None, **({"Description": f"backbone {note}"} if note else {})}
 
 
@@ -130,7 +135,7 @@ def save_figure(
         scale = COLUMN_INCHES[columns] / box.width
         with atomic_path(paths["png"]) as path:
             look = {"dpi": PRINT_DPI * scale, "pil_kwargs": {"dpi": (PRINT_DPI, PRINT_DPI)}}
-            figure.savefig(path, format="png", bbox_inches=box, metadata=_about(), **look)
+            figure.savefig(path, format="png", bbox_inches=box, metadata=_about(figure), **look)
         with atomic_path(paths["svg"]) as path:
             path.write_text(_svg(figure, box, scale), encoding="utf-8")
         with atomic_path(paths["pdf"]) as path:
@@ -162,12 +167,12 @@ def _fixed_layout(figure: Figure) -> Iterator[Bbox]:
         legend.set_bbox_to_anchor(corner, transform=figure.transFigure)
     notes = []
     try:
-        if loaded_backbones():
+        if text := _weights_note(figure):
             box, size = figure.get_tightbbox(), figure.get_size_inches()
             place = box.x1 / size[0], (box.y0 - _PAD_INCHES) / size[1]
             style = {"ha": "right", "va": "top", "fontsize": _NOTE_SIZE, "color": "0.4"}
             width = round(box.width * 72 / (0.5 * _NOTE_SIZE))
-            notes.append(figure.text(*place, textwrap.fill(_weights_note(), width), **style))
+            notes.append(figure.text(*place, textwrap.fill(text, width), **style))
         yield figure.get_tightbbox().padded(_PAD_INCHES)
     finally:
         for note in notes:

@@ -15,6 +15,7 @@ from bmfl_lab.viz.charts import (
     colour_scale,
     colours,
     contact_sheet,
+    error_bars,
     markers,
     panel,
     panels,
@@ -27,6 +28,9 @@ from bmfl_lab.viz.results import interval_note
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+
+_SMALL = 0.1  # largest value of a heat map whose cells need a third decimal
+_BEST_TIME = "mean of the times with at\nleast 95 % of the layer's\nhighest score"
 
 
 def heat_map_figure(
@@ -59,7 +63,7 @@ def heat_map_figure(
         Meaning of a star, written below the panels.
     signed : sequence of str, optional
         Panels that share colours symmetric about zero (differences). The others share another
-        scale.
+        scale, which is symmetric about zero if one of their values is negative.
     x_label, y_label : str
         Names of the columns and of the rows.
     n_columns : int, default 3
@@ -92,7 +96,7 @@ def heat_map_figure(
             scale = colour_scale(np.stack(alike if shared else [table]), name in signed)
             image = ax.imshow(table.to_numpy(float), aspect="auto", **scale)
             stars = np.where(marked[name], "*", "") if name in marked else None
-            write_cells(ax, image, "z.2f", stars)
+            write_cells(ax, image, "z.2f" if scale["vmax"] >= _SMALL else "z.3f", stars)
             ax.set_xticks(range(table.shape[1]), table.columns, **turned)
             names = [] if k % drawn.grid.shape[1] else table.index
             ax.set_yticks(range(table.shape[0]), names)
@@ -214,6 +218,7 @@ def layer_profile_figure(
     tables: Mapping[str, pd.DataFrame],
     *,
     ceiling: Mapping[str, float] | None = None,
+    intervals: Mapping[str, Mapping[tuple[str, str], tuple[float, float]]] | None = None,
     title: str = "",
     unit: str = "Pearson r",
     n_columns: int = 5,
@@ -226,6 +231,8 @@ def layer_profile_figure(
         Model to its scores, the layers in order. All tables have the same rows and columns.
     ceiling : mapping of str to float, optional
         ROI to the highest value that the noise allows, drawn as a dashed line.
+    intervals : mapping of str to mapping of (str, str) to (float, float), optional
+        Model to the ends of the 95 % interval of each layer and ROI, drawn as bars.
     title : str, default ""
         Title of the figure; contains *simulated* if responses are.
     unit : str, default "Pearson r"
@@ -257,19 +264,25 @@ def layer_profile_figure(
     ) as drawn:
         for ax, roi in zip(drawn, first.columns):
             for name, table in tables.items():
-                ax.plot(
+                value, known = table[roi].to_numpy(float), (intervals or {}).get(name, {})
+                ends = [known.get((layer, roi), (np.nan, np.nan)) for layer in table.index]
+                ax.errorbar(
                     range(len(table)),
-                    table[roi].to_numpy(float),
+                    value,
+                    yerr=error_bars(value, *np.transpose(ends)),
                     label=name,
                     marker=marker[name],
                     color=colour[name],
                     ms=4,
+                    capsize=2 if known else 0,
                 )
             level = (ceiling or {}).get(roi, np.nan)
             if np.isfinite(level):
                 ax.axhline(level, ls="--", lw=1, color=GREY, label="noise ceiling")
             ax.set_title(roi, fontsize=10)
             ax.set_xticks(range(len(first)), blocks, fontsize=8)
+        if intervals:
+            ax.plot([], [], " ", label="bars: 95 % interval")
         drawn.label("block", unit)
         drawn.legend(5)
     return drawn.figure
@@ -296,7 +309,8 @@ def time_course_figure(
     layers : sequence of str, length n_layers
         Names of the layers, in order.
     peaks : ndarray, shape (n_layers,), optional
-        Time of the best prediction in seconds, drawn as a triangle.
+        Time of the best prediction in seconds, as `bmfl_lab.evaluation.peak_times` returns it;
+        drawn as a triangle on the curve of the layer.
     truth : sequence of float, length n_layers, optional
         True (planted) latencies in seconds, drawn as dotted lines.
     title : str, default ""
@@ -331,7 +345,7 @@ def time_course_figure(
             if peaks is not None and np.isfinite(peaks[i]):
                 ax.plot(
                     1000 * peaks[i],
-                    scores[i].max(),
+                    np.interp(peaks[i], times, scores[i]),
                     "v",
                     color=colour[layer],
                     ms=8,
@@ -342,7 +356,7 @@ def time_course_figure(
                 ax.axvline(1000 * truth[i], color=colour[layer], lw=1, ls=":")
         ax.axhline(0, color=GREY, lw=0.8)
         if peaks is not None:
-            ax.plot([], [], "v", color=GREY, ms=8, mec="black", mew=0.6, label="best time")
+            ax.plot([], [], "v", color=GREY, ms=8, mec="black", mew=0.6, label=_BEST_TIME)
         if truth is not None:
             ax.plot([], [], color=GREY, lw=1, ls=":", label="planted latency")
         drawn.label("time after image onset, ms", unit)
@@ -548,13 +562,13 @@ def identification_figure(
     require_rows(frame, ("roi", "value", "ci_low", "ci_high"), "one row per ROI", remedy)
     rois, lowest = list(dict.fromkeys(frame["roi"])), 0.4
     models = list(dict.fromkeys(frame["model"])) if "model" in frame else [""]
-    size = (max(4.5, 0.6 * len(rois) + 1.2), 3.3)
+    size, marker = (max(4.5, 0.6 * len(rois) + 1.2), 3.3), markers(models)
     with panel(cell=size, title=title, numbers=frame) as (drawn, ax):
         for k, (model, colour) in enumerate(colours(models).items()):
             part = frame[frame["model"] == model] if len(models) > 1 else frame
             value, error = value_and_error(part)
             x = [rois.index(roi) + 0.2 * (k - (len(models) - 1) / 2) for roi in part["roi"]]
-            style = dict(fmt="o", color=colour, ms=6, capsize=3, lw=1.3)
+            style = dict(fmt=marker[model], color=colour, ms=6, capsize=3, lw=1.3)
             ax.errorbar(x, value, yerr=error, label=model if len(models) > 1 else None, **style)
             lowest = min(lowest, np.nanmin(value - error[0]) - 0.02)
         ax.axhline(chance, ls="--", lw=1, color=GREY, label=f"chance, {chance:g}")

@@ -23,6 +23,7 @@ from bmfl_lab.evaluation.encoding import (
 )
 from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.models.ridge import fit_ridge
+from bmfl_lab.runtime import loaded_backbones
 from bmfl_lab.training.encoder import tiny, train_brain_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:expected at most 5%")
@@ -199,8 +200,16 @@ def test_planted_orientation_tuning_is_recovered_and_only_from_its_own_vertex(
 
 
 def test_controls_do_worse_than_the_tokens(study, store):
-    table = encoding_controls(study, store=store, device="cpu")
+    table, rows = encoding_controls(study, store=store, device="cpu")
     r = table["all"]
+    roles = {found["weights"]: found.get("role", "") for found in loaded_backbones()}
+    assert roles["random weights (seed 1000), untrained"] == "control"
+    assert roles["random weights (seed 0), untrained"] == ""
+    whole = {row.model: row for row in rows if row.roi == "all"}
+    assert whole["as trained"].value == r["as trained"] and len(whole) == 5
+    ends = [(whole[k].ci_low, whole[k].ci_high) for k in ("as trained", "luminance layout")]
+    assert ends[1][0] < ends[1][1] < ends[0][0] < r["as trained"] < ends[0][1]
+    assert whole["position only"].value is None and whole["position only"].ci_low is None
     assert r["as trained"] > 0.3 and abs(r["shuffled pairing"]) < 0.1 < r["as trained"]
     assert r["luminance layout"] < r["as trained"]
     assert np.isnan(r["position only"]) and table.n_undefined["position only"] == 168
@@ -210,7 +219,7 @@ def test_controls_do_worse_than_the_tokens(study, store):
 
 
 def test_the_control_with_random_weights_is_a_ridge_on_the_untrained_backbone(study, store):
-    table = encoding_controls(
+    table, _ = encoding_controls(
         study, controls=["as trained", "random weights"], seed=3, store=store, device="cpu"
     )
     who, spec = study.subject(), study.backbone

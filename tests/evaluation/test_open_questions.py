@@ -126,6 +126,7 @@ def test_a_sweep_has_a_row_with_an_interval_per_model_and_level():
     table = sweep_table("accuracy", values, "alpha")
     assert list(table["alpha"]) == [0, 1] and set(table["model"]) == {"fusion"}
     np.testing.assert_allclose(table["value"], [v.mean() for v in values.values()])
+    assert list(table["n"]) == [300, 300]
     assert table["ci_high"][0] < table["ci_low"][1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score, log_loss
 
 from bmfl_lab.data.stimuli import from_arrays
@@ -311,6 +312,13 @@ def test_reliability_bins_and_extreme_images(suite):
         one["count"].sum() == 2 * N
         and ((one.confidence > one.low) & (one.confidence <= one.high)).all()
     )
+    # both seeds saw the same images, which count once
+    assert (one.n_images <= one["count"]).all() and (one.n_images < one["count"]).any()
+    single = reliability_table(suite.per_image[suite.per_image.seed == 0], n_bins=10)
+    for row in single[single["n_images"] > 0].itertuples():
+        right = binomtest(round(row.accuracy * row.n_images), row.n_images)
+        wanted = right.proportion_ci(method="wilson")
+        assert (row.ci_low, row.ci_high) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
     best, worst = extreme_images(suite.per_image, "two", n=3)
     frame = suite.per_image[suite.per_image.model == "two"]
     mean = (

@@ -172,7 +172,7 @@ def test_maps_that_cannot_be_drawn(folder, env):
 )
 def test_checks_and_fields_that_are_missing(folder, env):
     row = {"map": "V1", "check": "weights", "value": 0.1, "low": 0.0, "high": 0.2}
-    checks = pd.DataFrame([row | {"reference": 0.5, "passes": True}])
+    checks = pd.DataFrame([row | {"reference": 0.5, "above": True, "passes": True}])
     shown = [({}, checks[:0])]
     image = np.zeros((8, 8, 3), np.uint8)
     yield lambda: attention.checks_figure(image, shown[-1][0], {}, shown[-1][1])

@@ -204,6 +204,8 @@ def test_records_are_gathered_filtered_and_damage_is_told(tmp_path):
     data = json.loads((late / "record.json").read_text()) | {
         "finished": "2999-01-01T00:00:00+00:00"
     }
+    served = {"name": "net", "weights": "stand-in", "sha256": "0"}
+    data["extra"]["backbones"] = [served, {**served, "weights": "random", "role": "control"}]
     write_sealed_json(late / "record.json", data)
     write(tmp_path / "a" / "r3", rows, study="planted", seeds=[0])
     write(tmp_path / "a" / "r4", rows, notebook="09_report")
@@ -215,6 +217,8 @@ def test_records_are_gathered_filtered_and_damage_is_told(tmp_path):
         and len(problems) == 1
         and problems[0].startswith("r5")
     )
+    told = found[found["run"] == "r2"]["weights"]
+    assert set(told) == {"net, stand-in; as a control: net, random"}
     assert set(collect_records(tmp_path, study="planted")[0]["run"]) == {"r3"}
     assert len(collect_records(tmp_path, latest=False)[0]["run"].unique()) == 3
     assert list(overview(found)["n_seeds"]) == [2, 2] and list(overview(found)["n_rows"]) == [2, 2]
@@ -396,6 +400,8 @@ def test_a_model_that_two_sections_evaluated_stands_once_in_the_report():
         return report(rows, "Report", ["ok"], headline([], rows))
 
     rows = pd.DataFrame([vars(one), vars(one)]).assign(run_id="05-1", study="demo")
+    named = report(rows, "R", ["ok"], headline([], rows), weights="net, stand-in")
+    assert "Backbones: net, stand-in." in named and "Backbones" not in page(rows)
     assert "| test images | 0.700 |" in page(rows)
     again = pd.concat([rows[:1], rows[:1].assign(run_id="05-2")])
     assert "| test images | 0.700 |" in page(again)

@@ -16,6 +16,7 @@ from bmfl_lab.errors import CheckpointError, ConfigError, DataError
 from bmfl_lab.evaluation.axes import brain_targets, gain_test
 from bmfl_lab.evaluation.time_decoding import eeg_subject
 from bmfl_lab.metrics.rsa import compare_rdms, rdm
+from bmfl_lab.runtime import loaded_backbones
 from bmfl_lab.training import aligned, checkpoint
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.encoder import train_brain_encoder
@@ -49,6 +50,12 @@ def original(study):
     return aligned.prepare_original(
         quick(pretrain=LoopConfig(epochs=3, batch_size=16, lr=3e-3)), study
     )
+
+
+def test_figures_and_records_name_the_network_before_alignment(study, original):
+    served = {found["name"]: found["weights"] for found in loaded_backbones()}
+    wanted = f"trained from scratch on {len(study.set('train'))} labelled images of planted"
+    assert served[f"CORnet-S of width {original.config.width}"] == wanted
 
 
 def held_out_rsa(model, subject):

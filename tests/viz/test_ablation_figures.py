@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.viz.ablation import agreement_figure, controls_figure, effect_figure, roi_map
+from bmfl_lab.viz.charts import colours
 
 
 def _table():
@@ -63,7 +65,7 @@ def test_the_sweep_draws_one_line_a_set():
             "r": [0.1, 0.9] * 2,
         }
     )
-    figure = agreement_figure(frame, x="r", x_label="r", level=0.25, title="t")
+    figure = agreement_figure(frame, x="r", x_label="r", level=0.25, title="t", joined="alphas")
     assert {t.get_text() for t in figure.axes[0].texts} == {"alpha 0", "alpha 1"}
     (legend,) = figure.legends
     assert {t.get_text() for t in legend.get_texts()} == {
@@ -71,9 +73,15 @@ def test_the_sweep_draws_one_line_a_set():
         "masked 3",
         "chance",
         "bars: 95 % interval",
+        "lines join alphas",
     }
     lines = [c.lines[0] for c in figure.axes[0].containers]
     np.testing.assert_allclose(lines[0].get_ydata(), [90, 80])
+    # a sweep is joined in its own order, also where x falls
+    falling = agreement_figure(frame.assign(r=[0.9, 0.1] * 2), x="r", x_label="r")
+    places = [c.lines[0].get_xdata() for c in falling.axes[0].containers]
+    np.testing.assert_allclose(np.mean(places, 0), [0.9, 0.1])
+    assert (places[0] < places[1]).all(), "the intervals of two sets hide each other"
 
 
 def test_many_controls_have_a_row_each_beside_the_model_in_question():
@@ -100,6 +108,9 @@ def test_many_controls_have_a_row_each_beside_the_model_in_question():
     ) == "masked"
     np.testing.assert_allclose(test.collections[1].get_offsets()[:, 0], 50 + np.arange(12))
     assert test.lines[1].get_xdata()[0] == 50 and len(test.lines[0].get_xdata()) == 24
+    assert to_hex(test.collections[1].get_facecolor()[0]).upper() == colours(["fusion"])["fusion"]
+    assert len({tuple(c) for c in test.collections[1].get_facecolor()[1:]}) == 1
+    assert to_hex(test.lines[1].get_color()).upper() == colours(["fusion"])["fusion"]
 
 
 def test_names_of_close_models_do_not_overprint():

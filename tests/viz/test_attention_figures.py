@@ -23,6 +23,7 @@ CHECKS = pd.DataFrame(
         "low": [0.0, -0.3, None],
         "high": [0.2, -0.1, None],
         "reference": [0.5, 0.0, 0.5],
+        "above": [False, True, False],
         "passes": pd.Series([True, False, None], dtype=object),
     }
 )
@@ -65,6 +66,7 @@ def test_figure_has_one_row_an_image_and_one_column_a_map():
     assert len(fig.axes) == 7 and fig.axes[1].get_title(loc="center") == "V1"
     bar = fig.axes[6]
     assert [t.get_text() for t in bar.get_yticklabels()] == ["lowest", "highest"]
+    assert bar.get_ylabel() == "attention (each map scaled to its own range)"
 
 
 def test_consulted_rois_are_sorted_by_mean():
@@ -92,6 +94,9 @@ def test_checks_stand_beside_their_map():
         and "0.10" in words(cells[0, 2])
         and "FAIL" in words(cells[0, 3])
     )
+    assert "passes below 0.50" in words(cells[0, 2])
+    assert "passes above 0.00" in words(cells[0, 3])
+    assert "side of the reference" in fig.get_supxlabel()
     assert "undefined" in words(cells[1, 2]) and "not measured" in words(cells[1, 3])
     assert not cells[1, 1].images and cells[0, 1].images
 
@@ -115,6 +120,10 @@ def test_curves_are_drawn_against_random_orders():
     fig = deletion_figure(table, score="p", title="t")
     assert [len(ax.lines) for ax in fig.axes] == [3, 3] and fig.axes[0].get_ylabel() == "p"
     assert band_heights(fig) == (-0.1, 1.1)
+    levels = {"whole image": 1, "grey image": 0}
+    ax = deletion_figure(table, score="p", levels=levels).axes[0]
+    dotted = {x.get_label(): set(x.get_ydata()) for x in ax.lines if x.get_linestyle() == ":"}
+    assert dotted == {"whole image, 1": {1}, "grey image, 0": {0}}
     fig = deletion_figure(table, score="probability of the predicted class")
     assert band_heights(fig) == (0, 1)
     named = [text.get_text() for text in fig.axes[1].get_legend().get_texts()]

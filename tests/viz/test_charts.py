@@ -11,10 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from bmfl_lab.errors import DataError
 from bmfl_lab.viz.charts import (
     DIVERGING,
+    PALETTE,
     SEQUENTIAL,
+    colour_scale,
     colours,
     contact_sheet,
     distinct_colours,
+    markers,
     panels,
 )
 
@@ -58,6 +61,10 @@ def test_empty_places_are_hidden_and_labels_stand_once_a_column_and_row():
     assert [a.get_visible() for a in grid] == [True] * 5 + [False]
     assert [a.get_xlabel() for a in grid] == ["", "", "x", "x", "x", ""]
     assert [a.get_ylabel() for a in grid] == ["y", "", "", "y", "", ""]
+    with panels(3, 2, cell=(2, 2), sharex=True) as shared:
+        shared.label("x")
+    numbered = [a.xaxis.get_tick_params()["labelbottom"] for a in shared]
+    assert numbered == [False, True, True], "a panel above an empty place has no numbers"
     assert len(fig.axes) == 7 and fig.axes[6].get_ylabel() == "unit" and len(fig.legends) == 1
     assert not plt.get_fignums()
 
@@ -78,6 +85,48 @@ def test_no_two_names_share_a_colour():
     assert len(set(colours(f"ROI {i}" for i in range(120)).values())) == 120
     assert "#000000" not in distinct_colours(60, without="#000000")
     assert colours(["a", "b", "a"]) == dict(zip("ab", distinct_colours(2)))
+
+
+FUSIONS = ("backbone", "concat", "fusion", "attributes", "linear probe", "mean colour")
+ALIGNED = ("original", "aligned", "no_fmri", "shuffled", "noise", "head_only")
+
+
+def test_a_model_has_its_colour_and_marker_in_every_figure():
+    together = colours([*FUSIONS, *ALIGNED])
+    assert len(set(together.values())) == 12
+    for name in (*FUSIONS, *ALIGNED):
+        assert colours([name]) == {name: together[name]}
+    assert colours(["fusion", "backbone"]) == {k: together[k] for k in ("fusion", "backbone")}
+    assert markers(["fusion", "backbone"]) == {
+        k: markers(FUSIONS)[k] for k in ("fusion", "backbone")
+    }
+    assert "*" not in markers([*FUSIONS, *ALIGNED]).values(), "a star marks significance"
+    # a name without a colour of its own never looks like a model that stands in another figure
+    assert not set(colours(["new model", "fusion"]).values()) & (
+        set(together.values()) - {together["fusion"]}
+    )
+    assert colours(["fusion", "another"])["another"] != "#F0E442", "thin yellow lines on white"
+    assert colours(["encoding", "shuffled pairs"])["encoding"] == PALETTE[0]
+    # encoders use the colours of fusion models again, and get others if both are drawn
+    assert colours(["ridge", "backbone"])["ridge"] != colours(["ridge", "backbone"])["backbone"]
+
+
+def hexadecimal(colour):
+    return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
+def test_colour_blind_readers_tell_aligned_networks_and_the_backbone_apart():
+    shown = [hexadecimal(c) for c in colours([*ALIGNED, "backbone"]).values()]
+    for vision in VISION.values():
+        places = [lab(c, vision) for c in shown]
+        apart = [np.linalg.norm(a - b) for i, a in enumerate(places) for b in places[:i]]
+        assert min(apart) > 20
+
+
+def test_negative_values_are_not_drawn_on_a_sequential_scale():
+    assert colour_scale(np.array([0.1, 0.4])) == {"cmap": SEQUENTIAL, "vmin": 0, "vmax": 0.4}
+    scale = colour_scale(np.array([-0.3, 0.1, np.nan]))
+    assert scale == {"cmap": DIVERGING, "vmin": -0.3, "vmax": 0.3}
 
 
 # Machado et al. (2009), severity 1

@@ -60,6 +60,9 @@ def test_accuracy_figure_draws_every_model_and_set():
     ax = accuracy_figure(rows(), chance=0.1, title="simulated").axes[0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["test", "clipart", "masked 3"]
     assert len(ax.containers) == 2 and ax.get_ylabel() == "accuracy, %"
+    at = np.array([container.lines[0].get_xdata() for container in ax.containers])
+    apart = at[1] - at[0]
+    assert (apart > 0.1).all() and (apart < 0.25).all(), "two models are closer than two sets"
 
 
 def test_curves_leave_out_models_without_the_quantity():
@@ -68,6 +71,19 @@ def test_curves_leave_out_models_without_the_quantity():
         "b": [[{"epoch": 0, "x": 1.0}]],
     }
     assert len(curves_figure(histories, ["loss"]).axes[0].lines) == 1
+
+
+def test_training_curves_name_both_axes():
+    run = [{"epoch": k, "loss": 0.5, "val_accuracy": 0.5, "other_loss": 1.0} for k in range(3)]
+    axes = curves_figure({"a": [run]}, ["loss", "val_accuracy", "other_loss"]).axes
+    assert [ax.get_ylabel() for ax in axes] == [
+        "training loss",
+        "validation accuracy, fraction",
+        "other loss",
+    ]
+    assert [ax.get_xlabel() for ax in axes] == ["epoch"] * 3
+    (ax,) = curves_figure({"a": [run[1:2]]}, ["loss"]).axes
+    assert list(ax.get_xticks()) == [1], "ticks between epochs"
 
 
 def test_a_single_epoch_is_seen():
@@ -85,6 +101,9 @@ def test_bars_per_roi_stand_beside_the_ceiling():
     (ax,) = figure.axes
     explained = [t.get_text() for t in figure.legends[0].get_texts()]
     assert set(explained) == {"ridge", "bars: 95 % interval", "noise ceiling"}
+    two = grouped_figure(pd.concat([frame, frame.assign(model="linear")]), title="t", unit="r")
+    named = [t.get_text() for t in two.legends[0].get_texts()]
+    assert named == ["ridge", "linear", "bars: 95 % interval"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["V1", "LO"]
     assert [bar.get_height() for bar in ax.patches] == [0.3, 0.2]
     levels = [
@@ -109,6 +128,13 @@ def test_each_quantity_of_a_sweep_has_a_panel_with_its_own_unit_and_level():
     assert [ax.get_ylabel() for ax in drawn.axes] == list(units.values())
     assert [t.get_text() for t in drawn.axes[1].get_xticklabels()] == ["0", "0.1", "10"]
     np.testing.assert_allclose(drawn.axes[0].containers[0].lines[0].get_ydata(), [0.1, 0.4, 0.2])
+    assert "bars: 95 % interval" in [t.get_text() for t in drawn.legends[0].get_texts()]
+    at = [container.lines[0].get_xdata() for container in drawn.axes[0].containers]
+    assert (at[0] < at[1]).all(), "the intervals of two models hide each other"
+    alone = trend_figure(table.query("model == 'fusion'"), "alpha", title="t", unit=units)
+    assert list(alone.axes[0].containers[0].lines[0].get_xdata()) == [0, 0.1, 10]
+    counted = trend_figure(table.assign(n=60), "alpha", title="t", unit=units)
+    assert "bars: 95 % interval, n = 60" in [t.get_text() for t in counted.legends[0].get_texts()]
     assert len(drawn.axes[0].lines) == len(
         drawn.axes[1].lines
     )  # a level here, a legend entry there

@@ -63,6 +63,11 @@ def test_severity_curves_start_at_the_unshifted_set(frame):
         np.round(line.get_xdata()), [0, 1, 3, 5]
     )
     assert [t.get_text() for t in axes[0].get_xticklabels()] == ["none", "1", "3", "5"]
+    said = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert "bars: 95 % interval, n = 100" in said
+    half = frame.assign(n=np.where(frame["shift"] == "fog", 50, 100))
+    said = [t.get_text() for t in results.severity_figure(half).legends[0].get_texts()]
+    assert "bars: 95 % interval, n = 50 to 100" in said
 
 
 def test_robustness_scatter_puts_seeds_and_line_on_logit_axes(frame):
@@ -88,9 +93,18 @@ def test_reliability_leaves_out_thin_bins():
             "count": [20, 2, 30],
             "confidence": [0.3, 0.5, 0.9],
             "accuracy": [0.2, 0.5, 0.8],
+            "ci_low": [0.1, 0.2, 0.6],
+            "ci_high": [0.4, 0.8, 0.9],
         }
     )
-    ax = results.reliability_figure(table).axes[0]
+    figure = results.reliability_figure(table)
+    ax = figure.axes[0]
+    bars = ax.containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose(np.array(bars)[:, :, 1], [[10, 40], [60, 90]])
+    thin, thick = ax.collections[1].get_sizes()
+    assert thick > 1.3 * thin
+    said = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert {"20 predictions in a bin", "30 predictions in a bin", "bars: 95 % interval"} <= {*said}
     assert np.allclose(ax.get_lines()[1].get_xdata(), [30, 90]) and np.allclose(
         ax.get_lines()[1].get_ydata(), [20, 80]
     )

@@ -83,6 +83,28 @@ def test_a_figure_says_which_weights_its_backbone_had(figure, tmp_path):
     assert len(figure.texts) == n_texts
 
 
+def written(path):
+    """Return all words of an SVG file, in order."""
+    return " ".join(re.findall("<text[^>]*>([^<]*)</text>", path.read_text("utf-8")))
+
+
+def test_weights_of_a_control_are_named_as_such(figure, tmp_path):
+    runtime.note_backbone("net", "trained weights", "0" * 64)
+    with runtime.as_control():
+        runtime.note_backbone("net", "random weights", "1" * 64)
+        runtime.note_backbone("net", "trained weights", "0" * 64)
+    said = written(save_figure(figure, tmp_path, "curves")["svg"])
+    assert "net, trained weights; as a control: net, random weights" in said
+    assert said.count("trained weights") == 1
+
+
+def test_a_figure_of_records_names_the_weights_of_the_records(figure, tmp_path):
+    runtime.note_backbone("net", "weights of this process", "0" * 64)
+    show(figure, tmp_path, "records", weights="net, weights of the records")
+    said = written(tmp_path / "figures" / "records.svg")
+    assert "net, weights of the records" in said and "of this process" not in said
+
+
 def test_the_note_on_weights_stands_below_the_legend(figure, tmp_path):
     runtime.note_backbone("net", "a label", "0" * 64)
     svg = save_figure(figure, tmp_path, "curves")["svg"].read_text("utf-8")

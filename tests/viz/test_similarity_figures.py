@@ -8,6 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bmfl_lab.viz import similarity as figures
+from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL
 
 
 def table(seed=0, rows=("V1", "IT"), columns=("A", "B", "C")):
@@ -33,13 +34,22 @@ def test_heat_maps_write_every_value_and_mark_the_marked():
     texts = [[t.get_text() for t in a.texts] for a in panels]
     assert len(texts[0]) == 5 and f"{tables['after'].iloc[1, 2]:.2f}" in texts[1]
     assert sum(t.endswith("*") for t in texts[2]) == int(marks["change"].to_numpy().sum())
+    assert fig.get_supxlabel() == "*: adjusted p below 0.05"
+    unmarked = figures.heat_map_figure(tables, marked={"change": tables["change"] > 9})
+    assert not unmarked.get_supxlabel()
     low, high = panels[2].images[0].get_clim()
     assert low == -high and panels[0].images[0].get_clim() == panels[1].images[0].get_clim()
     assert len(drawn(figures.heat_map_figure({"only": table()}, signed=["only"])).axes) == 2
     apart = [a for a in drawn(figures.heat_map_figure(tables, shared=False)).axes if a.images]
     assert [a.images[0].get_clim()[1] for a in apart[:3]] == [
-        np.nanmax(t.to_numpy()) for t in tables.values()
+        np.nanmax(np.abs(t.to_numpy())) for t in tables.values()
     ]
+    # negative values have colours about zero, others begin at zero
+    assert {a.images[0].get_cmap().name for a in apart[:3]} == {DIVERGING}
+    small = figures.heat_map_figure({"only": table() / 100})
+    assert small.axes[0].texts[0].get_text() == f"{table().iloc[0, 0] / 100:z.3f}"
+    positive = figures.heat_map_figure({"only": table().abs()})
+    assert positive.axes[0].images[0].get_cmap().name == SEQUENTIAL
 
 
 def test_rdms_are_ordered_by_category_and_shown_as_percentiles():
@@ -59,8 +69,15 @@ def test_layer_profiles_have_a_line_a_model_and_the_ceiling():
         figures.layer_profile_figure({"a": table(), "b": table(1)}, ceiling={"A": 0.9}, n_columns=2)
     )
     assert [a.get_title(loc="left") for a in fig.axes[:3]] == ["A", "B", "C"]
-    np.testing.assert_allclose(fig.axes[1].lines[1].get_ydata(), table(1)["B"])
-    assert len(fig.axes[0].lines) == 3 and len(fig.axes[1].lines) == 2
+    drawn_lines = [container.lines[0] for container in fig.axes[1].containers]
+    np.testing.assert_allclose(drawn_lines[1].get_ydata(), table(1)["B"])
+    levels = [[x for x in a.lines if x.get_linestyle() == "--"] for a in fig.axes[:2]]
+    assert len(levels[0]) == 1 and not levels[1]
+    ends = {(layer, "A"): (table().loc[layer, "A"] - 0.1, 0.9) for layer in ("V1", "IT")}
+    fig = drawn(figures.layer_profile_figure({"a": table()}, intervals={"a": ends}))
+    bars = np.array(fig.axes[0].containers[0].lines[2][0].get_segments())[:, :, 1]
+    np.testing.assert_allclose(bars, [ends["V1", "A"], ends["IT", "A"]])
+    assert "bars: 95 % interval" in [t.get_text() for t in fig.legends[0].get_texts()]
 
 
 def test_time_courses_show_peaks_and_truth():
@@ -73,9 +90,11 @@ def test_time_courses_show_peaks_and_truth():
     assert fig.axes[0].lines[0].get_xdata()[0] == pytest.approx(-100)
     lines = [line for line in fig.axes[0].lines if len(line.get_xdata())]
     assert sum(line.get_linestyle() == ":" for line in lines) == 2
-    assert sum(line.get_marker() == "v" for line in lines) == 1
+    (peak,) = [line for line in lines if line.get_marker() == "v"]
+    np.testing.assert_allclose([peak.get_xdata()[0], peak.get_ydata()[0]], [100, 0])
     named = [t.get_text() for t in fig.legends[0].get_texts()]
-    assert named == ["L0", "L1", "best time", "planted latency"]
+    best = "mean of the times with at\nleast 95 % of the layer's\nhighest score"
+    assert named == ["L0", "L1", best, "planted latency"]
 
 
 def test_preferred_images_and_the_made_one():
@@ -129,3 +148,4 @@ def test_identification_shows_values_intervals_and_chance():
     axes = drawn(figures.identification_figure(both)).axes[0]
     names = [text.get_text() for text in axes.figure.legends[0].get_texts()]
     assert len(axes.containers) == 2 and {"a", "b"} <= set(names)
+    assert len({container.lines[0].get_marker() for container in axes.containers}) == 2
