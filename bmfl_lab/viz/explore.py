@@ -288,6 +288,7 @@ def shift_grid_figure(
     shift: str,
     marks: np.ndarray | None = None,
     note: str = "",
+    chance: float | None = None,
 ) -> Figure:
     """Draw a grid of shifts and severities, and accuracy against severity for one shift.
 
@@ -311,6 +312,8 @@ def shift_grid_figure(
         Text behind the number of each cell.
     note : str, default ""
         Meaning of the marks, written below the grid.
+    chance : float, optional
+        Chance level of the accuracy, a fraction; no line by default.
 
     Returns
     -------
@@ -345,6 +348,8 @@ def shift_grid_figure(
                 capsize=3,
                 lw=1.4,
             )
+        if chance is not None:
+            right.axhline(100 * chance, ls="--", lw=1, color=GREY, label="chance")
         right.set(xlabel="severity (0 = unshifted)", ylabel="accuracy, % (95 % interval)")
         right.set_title(shift, fontsize=10)
         right.legend(fontsize=8)
@@ -352,7 +357,12 @@ def shift_grid_figure(
 
 
 def runs_figure(
-    labels: Sequence[str], values: Mapping[str, np.ndarray], *, title: str, unit: str
+    labels: Sequence[str],
+    values: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    unit: str,
+    chance: Sequence[float] = (),
 ) -> Figure:
     """Draw one metric of two runs side by side.
 
@@ -364,6 +374,8 @@ def runs_figure(
         Run to value, low and high; NaN where it has no such row.
     title, unit : str
         Title and label of the horizontal axis.
+    chance : sequence of float, optional
+        Chance levels of the metric in the studies of the runs; no line by default.
 
     Returns
     -------
@@ -384,6 +396,9 @@ def runs_figure(
                 capsize=2,
                 lw=1.2,
             )
+        for level in chance:
+            name = "chance" if len(chance) == 1 else f"chance, {level:.3g}"
+            axis.axvline(level, ls="--", lw=1, color=GREY, label=name)
         axis.set_yticks(range(len(labels)), labels)
         axis.invert_yaxis()
         axis.set_xlabel(unit.replace(" (", "\n(", 1))
