@@ -103,7 +103,9 @@ class Figure {
     if (!size || !this.box.clientWidth) return layout;
     const { t, b } = layout.margin;
     const bar = this.parts.look.data.some((trace) => trace.colorbar && trace.showscale !== false) ? COLOUR_BAR : 0;
-    const share = Math.min(1, (this.box.clientWidth - bar) / (layout.height - t - b) / WIDTH_OVER_HEIGHT);
+    const room = (this.box.clientWidth - bar) / (layout.height - t - b) / WIDTH_OVER_HEIGHT;
+    // in a place that is not laid out yet: plotly would drop a size below zero and choose one for good
+    const share = Math.min(1, Math.max(0.1, room));
     const aspectratio = Object.fromEntries(Object.entries(size).map(([axis, value]) => [axis, share * value]));
     return { ...layout, scene: { ...layout.scene, aspectratio } };
   }

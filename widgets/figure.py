@@ -295,6 +295,7 @@ class Cortex(LiveFigure):
         styled(made, height).update_layout(margin={"l": 0, "r": 0, "t": 46, "b": 0})
         made.layout.title.update(y=1, yanchor="top", pad={"t": 8})
         made.layout.scene.bgcolor = SCENE
+        made.layout.scene.camera.eye = _eye("posterior")
         for axis, ends in axis_ranges(self.surface, _AROUND_MM).items():
             made.layout.scene[f"{axis}axis"].range = ends
         super().__init__(made)
@@ -348,7 +349,7 @@ class Cortex(LiveFigure):
         view = view or best_view(self.surface, drawn.get(outline_name, np.zeros(len(values), bool)))
         if self.plot.layout.uirevision != view:
             self.plot.layout.uirevision = view
-            self.plot.layout.scene.camera.eye = VIEWS[view]
+            self.plot.layout.scene.camera.eye = _eye(view)
             self.plot.layout.scene.aspectratio = aspect_ratio(self.surface, view, _AROUND_MM)
         self._write_names(drawn, view)
         lines = [("\u2014", "black", "border of an ROI")] if rois else []
@@ -389,6 +390,14 @@ class Cortex(LiveFigure):
         if self.surface is None or point["trace"] != len(self.plot.data) - 1:
             return -1
         return int(self.surface.order[point["index"]])
+
+
+def _eye(view: str) -> dict[str, float]:
+    """Return the place of the camera, so far away that names in front of the brain are seen.
+
+    The camera is orthographic: its distance changes no size.
+    """
+    return {axis: 2 * part for axis, part in VIEWS[view].items()}
 
 
 class Pictures(w.HTML):

@@ -205,6 +205,26 @@ def test_no_view_cuts_the_cortex_off_and_each_fills_the_figure(explorer):
         across, up = np.abs(world @ right).max(), np.abs(world @ np.cross(towards, right)).max()
         # plotly's orthographic camera sees one unit up and down
         assert up < 0.95 and across < 1.2 and max(up / 0.95, across / 1.2) > 0.9, view
+        wide = np.array(list(aspect_ratio(layout, view, 65.0).values()))
+        np.testing.assert_allclose(((points - low + 65) / (high - low + 130) - 0.5) * wide, world)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_names_stand_between_the_brain_and_the_camera(view, explorer, tmp_path):
+    frame = widgets.region_ablation(explorer, folder=tmp_path, view=view)
+    scene, (names,) = (
+        frame.figures[0].plot.layout.scene,
+        frame.figures[0].plot.select_traces({"name": "names"}),
+    )
+    towards = np.array(list(VIEWS[view].values())) / np.linalg.norm(list(VIEWS[view].values()))
+    places, moved = np.array(names.customdata), np.transpose([names.x, names.y, names.z])
+    np.testing.assert_allclose(moved - places, np.tile(50 * towards, (len(places), 1)), atol=1e-9)
+    low, high = np.transpose([scene[f"{axis}axis"].range for axis in "xyz"])
+    assert (moved > low).all() and (moved < high).all(), "plotly draws nothing outside the axes"
+    size = np.array([scene.aspectratio[axis] for axis in "xyz"])
+    world = ((moved - low) / (high - low) - 0.5) * size
+    eye = np.array([scene.camera.eye[axis] for axis in "xyz"])
+    assert (world @ towards).max() < np.linalg.norm(eye), "plotly draws nothing behind the camera"
 
 
 def test_a_region_absent_in_the_subject_is_marked_and_leaves_the_widgets_usable(explorer):
