@@ -75,7 +75,8 @@ class Figure {
       const eye = (camera ?? look.layout.scene?.camera)?.eye;
       const whole = look.data.map((trace, i) => ({ ...trace, ...geometry[i], ...values[i] }));
       const data = eye ? whole.map((trace) => facing(trace, eye)) : whole;
-      await this.Plotly.react(this.box, data, this.fitted(look.layout), config);
+      // a copy, because plotly deletes the height of its layout when it fits a figure to its place
+      await this.Plotly.react(this.box, data, this.fitted(structuredClone(look.layout)), config);
       if (camera) await this.Plotly.relayout(this.box, { "scene.camera": camera });
       this.box.setAttribute("aria-label", look.label);
     }

@@ -293,7 +293,7 @@ class Cortex(LiveFigure):
         brain, data, *lines = made.data
         made.data = (brain, *lines, data)  # swap_map changes the last trace
         styled(made, height).update_layout(margin={"l": 0, "r": 0, "t": 46, "b": 0})
-        made.layout.title.update(y=1, yanchor="top", pad={"t": 8})
+        made.layout.title.update(y=1 - 16 / height, yanchor="middle")  # of the first line
         made.layout.scene.bgcolor = SCENE
         made.layout.scene.camera.eye = _eye("posterior")
         for axis, ends in axis_ranges(self.surface, _AROUND_MM).items():
@@ -338,7 +338,8 @@ class Cortex(LiveFigure):
         """
         if self.surface is None:
             return
-        title = "<br>".join(textwrap.wrap(title, 52))  # or it is cut off on a narrow page
+        # or it is cut off on a narrow page
+        title = "<br>".join(part for of in title.split("<br>") for part in textwrap.wrap(of, 52))
         swap_map(self.plot, values, self.surface, title=title, unit=unit, signed=signed)
         self._draw_lines("outline", [] if outline is None else [outline])
         rois = {} if borders is None else self.surface.atlas.rois
@@ -356,7 +357,8 @@ class Cortex(LiveFigure):
         if outline is not None and outline_name:
             lines.append(("\u2014", _OUTLINE, outline_name))
         self.plot.layout.annotations = key(*colours, *lines)
-        self.plot.layout.margin.t = 12 + 20 * (title.count("<br>") + 1 + bool(colours or lines))
+        n_lines = title.count("<br>") + 1 + bool(colours or lines)
+        self.plot.layout.margin.t = 14 + 20 * n_lines
 
     def _draw_lines(self, name: str, masks: Sequence[np.ndarray]) -> None:
         """Draw the borders of regions, each bool (n_vertices,), in the trace of this name."""

@@ -51,7 +51,7 @@ _BARE: dict[str, object] = {
 }
 _GREYS = [[0.0, "rgb(195,195,195)"], [1.0, "rgb(150,150,150)"]]
 _LIFT = 1.006
-_NAME_MM = 9.0
+_NAME_MM = 14.0
 # on the smooth inflated surface the triangles of fsaverage4 stay within 0.3 mm of those of
 # fsaverage5: the grey brain is drawn with a quarter of the triangles, 0.3 mm below the map
 _SUNK_MM = 0.3
