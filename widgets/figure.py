@@ -46,7 +46,7 @@ ERROR = {"type": "data", "color": INK, "thickness": 1.2}
 _OUTLINE = "#D55E00"
 # names stand nearer to the camera than the regions, or the edge of the brain covers half of them
 _TOWARDS_MM = 50.0
-_AROUND_MM = 65.0  # room for them
+_AROUND_MM, _SHARE = 65.0, 0.88  # room for them, in depth and at the edges of the figure
 SYMBOLS = {
     "o": "circle",
     "s": "square",
@@ -351,7 +351,8 @@ class Cortex(LiveFigure):
         if self.plot.layout.uirevision != view:
             self.plot.layout.uirevision = view
             self.plot.layout.scene.camera.eye = _eye(view)
-            self.plot.layout.scene.aspectratio = aspect_ratio(self.surface, view, _AROUND_MM)
+            size = aspect_ratio(self.surface, view, _AROUND_MM)
+            self.plot.layout.scene.aspectratio = {a: _SHARE * part for a, part in size.items()}
         self._write_names(drawn, view)
         lines = [("\u2014", "black", "border of an ROI")] if rois else []
         if outline is not None and outline_name:

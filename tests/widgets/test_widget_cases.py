@@ -226,6 +226,11 @@ def test_names_stand_between_the_brain_and_the_camera(view, explorer, tmp_path):
     world = ((moved - low) / (high - low) - 0.5) * size
     eye = np.array([scene.camera.eye[axis] for axis in "xyz"])
     assert (world @ towards).max() < np.linalg.norm(eye), "plotly draws nothing behind the camera"
+    right = np.cross([0, 0, 1], towards)
+    right /= np.linalg.norm(right)
+    across, up = np.abs(world @ right).max(), np.abs(world @ np.cross(towards, right)).max()
+    # the middle of a name, of which half a letter and half a word are left to the edge
+    assert up < 0.96 and across < 1.12, "a name is cut off at the edge of the figure"
 
 
 def test_a_region_absent_in_the_subject_is_marked_and_leaves_the_widgets_usable(explorer):
