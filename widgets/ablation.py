@@ -40,23 +40,7 @@ if TYPE_CHECKING:
 _INTACT, _LESIONED = PALETTE[5], PALETTE[1]
 _LESION_COLOURS = [[0.0, _INTACT], [0.5, _INTACT], [0.5, _LESIONED], [1.0, _LESIONED]]
 _TITLE = "Click a region to lesion or restore it"
-# plotly has no key of colours for a mesh: a coloured square and a name for each of the two
-_KEY = [
-    {
-        "text": text,
-        "x": x,
-        "y": 1.0,
-        "xref": "paper",
-        "yref": "paper",
-        "xanchor": "left",
-        "yanchor": "bottom",
-        "xshift": shift,
-        "showarrow": False,
-        "font": font,
-    }
-    for x, name, colour in ((0.02, "intact", _INTACT), (0.3, "lesioned", _LESIONED))
-    for text, shift, font in (("■", 0, {"color": colour, "size": 18}), (name, 18, {"size": 13}))
-]
+_KEY = [("■", _INTACT, "intact"), ("■", _LESIONED, "lesioned")]
 _MOST_KEPT = 4
 
 
@@ -368,10 +352,10 @@ def region_ablation(
 def _show_lesion(cortex: Cortex, mask: np.ndarray, view: str) -> None:
     """Show the lesioned vertices, (V,), in two colours with a key, and the borders of all ROIs."""
     look = {"signed": False, "borders": np.ones(len(mask), dtype=bool), "view": view}
+    look["colours"] = _KEY
     cortex.show(np.asarray(mask, float), title=_TITLE, unit="lesioned", **look)
     two = {"cmin": 0, "cmax": 1, "colorscale": _LESION_COLOURS, "showscale": False}
     cortex.plot.data[-1].update(two)
-    cortex.plot.layout.annotations = _KEY
 
 
 def _keep(frame: Frame) -> str:

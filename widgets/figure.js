@@ -12,6 +12,7 @@ const THEME = {
 // Width over height of the place that a brain fills, as surface_interactive.py sets it.
 const WIDTH_OVER_HEIGHT = 1.2;
 const COLOUR_BAR = 80; // pixels beside it
+const TOWARDS_MM = 50; // as figure.py moves names towards the camera
 
 // All figures of a page share one copy of plotly.js, which is 5 MB.
 function readPlotly(source) {
@@ -32,6 +33,14 @@ function themed(text, element) {
 // JupyterLab takes keys of a list or a slider for commands on cells, unless the focused element has this attribute.
 function keepKeys(frame) {
   frame?.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
+}
+
+// Names stand in front of the brain, or its edge would cover half of a name that lies there.
+function facing(trace, { x, y, z }) {
+  if (trace.name !== "names" || !trace.customdata) return trace;
+  const share = TOWARDS_MM / Math.hypot(x, y, z);
+  const places = [x, y, z].map((part, axis) => trace.customdata.map((place) => place[axis] + share * part));
+  return { ...trace, x: places[0], y: places[1], z: places[2] };
 }
 
 class Figure {
@@ -57,14 +66,17 @@ class Figure {
       const meshes = Object.keys(values);
       await this.Plotly.restyle(this.box, { intensity: meshes.map((i) => values[i].intensity) }, meshes.map(Number));
     } else if (changed.length) {
-      const data = look.data.map((trace, i) => ({ ...trace, ...geometry[i], ...values[i] }));
       // the bar of buttons is for turning a surface; the widget's own buttons save pictures
       const bar = look.layout.scene ? "hover" : false;
       const config = { displaylogo: false, displayModeBar: bar, plotGlPixelRatio: Math.max(1, devicePixelRatio) };
       // plotly forgets a turn by hand where the kernel has turned the camera before
       const shown = this.box.layout?.uirevision === look.layout.uirevision;
       const camera = shown ? this.box._fullLayout?.scene?._scene?.getCamera() : null;
-      await this.Plotly.react(this.box, data, this.fitted(look.layout), config);
+      const eye = (camera ?? look.layout.scene?.camera)?.eye;
+      const whole = look.data.map((trace, i) => ({ ...trace, ...geometry[i], ...values[i] }));
+      const data = eye ? whole.map((trace) => facing(trace, eye)) : whole;
+      // a copy, because plotly deletes the height of its layout when it fits a figure to its place
+      await this.Plotly.react(this.box, data, this.fitted(structuredClone(look.layout)), config);
       if (camera) await this.Plotly.relayout(this.box, { "scene.camera": camera });
       this.box.setAttribute("aria-label", look.label);
     }
@@ -77,13 +89,24 @@ class Figure {
     requestAnimationFrame(() => this.draw());
   }
 
+  async turned() {
+    const eye = this.box._fullLayout.scene?._scene?.getCamera().eye;
+    const place = this.parts.look.data.findIndex((trace) => trace.name === "names" && trace.customdata);
+    if (!eye || place < 0) return;
+    const { x, y, z } = facing(this.parts.look.data[place], eye);
+    await this.Plotly.restyle(this.box, { x: [x], y: [y], z: [z] }, [place]);
+  }
+
   // The size of a brain is set for a wide figure; in a narrow one plotly would cut its sides off.
   fitted(layout) {
+    this.width = this.box.clientWidth;
     const size = layout.scene?.aspectratio;
     if (!size || !this.box.clientWidth) return layout;
     const { t, b } = layout.margin;
     const bar = this.parts.look.data.some((trace) => trace.colorbar && trace.showscale !== false) ? COLOUR_BAR : 0;
-    const share = Math.min(1, (this.box.clientWidth - bar) / (layout.height - t - b) / WIDTH_OVER_HEIGHT);
+    const room = (this.box.clientWidth - bar) / (layout.height - t - b) / WIDTH_OVER_HEIGHT;
+    // in a place that is not laid out yet: plotly would drop a size below zero and choose one for good
+    const share = Math.min(1, Math.max(0.1, room));
     const aspectratio = Object.fromEntries(Object.entries(size).map(([axis, value]) => [axis, share * value]));
     return { ...layout, scene: { ...layout.scene, aspectratio } };
   }
@@ -91,7 +114,8 @@ class Figure {
   // A hidden figure has no width.
   async resize() {
     const width = this.box.clientWidth;
-    if (!width || Math.abs(width - this.box._fullLayout.width) <= 1) return;
+    // a figure may have been drawn to the width of its place and a brain fitted to an earlier one
+    if (!width || Math.max(...[this.box._fullLayout.width, this.width].map((w) => Math.abs(width - w))) <= 1) return;
     await this.Plotly.Plots.resize(this.box);
     const { scene } = this.fitted(this.parts.look.layout);
     if (scene?.aspectratio) await this.Plotly.relayout(this.box, { "scene.aspectratio": scene.aspectratio });
@@ -125,6 +149,7 @@ async function render({ model, el }) {
   const figure = new Figure(readPlotly(library.get("value")), box, geometry, state);
   await figure.draw();
   sendClicks(box, model, Boolean(figure.parts.look.layout.scene));
+  box.on("plotly_relayout", (change) => "scene.camera" in change && figure.turned());
   keepKeys(el.closest(".bmfl-frame"));
   const later = () => figure.later();
   for (const label of [geometry, state]) label.on("change:value", later);

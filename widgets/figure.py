@@ -23,11 +23,12 @@ from plotly.offline import get_plotlyjs
 
 from bmfl_lab.files import parse_json
 from bmfl_lab.markup import plotly_text
-from bmfl_lab.viz.charts import SEQUENTIAL
+from bmfl_lab.viz.charts import GREY, SEQUENTIAL
 from bmfl_lab.viz.surface_interactive import (
     VIEWS,
     SurfaceLayout,
     aspect_ratio,
+    axis_ranges,
     best_view,
     name_places,
     outline_lines,
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 INK, LINE, PAPER = "#222222", "#e3e3e3", "#ffffff"
 SCENE = "#fefefe"  # behind a brain, where the names of regions are black in both themes
 ERROR = {"type": "data", "color": INK, "thickness": 1.2}
+_OUTLINE = "#D55E00"
+# names stand nearer to the camera than the regions, or the edge of the brain covers half of them
+_TOWARDS_MM = 50.0
+_AROUND_MM, _SHARE = 65.0, 0.88  # room for them, in depth and at the edges of the figure
 SYMBOLS = {
     "o": "circle",
     "s": "square",
@@ -86,6 +91,64 @@ def styled(figure: go.Figure, height: int, title: str = "") -> go.Figure:
     figure.update_xaxes(gridcolor=LINE, zerolinecolor=LINE, automargin=True)
     figure.update_yaxes(gridcolor=LINE, zerolinecolor=LINE, automargin=True)
     return figure
+
+
+def draw_chance(figure: go.Figure, levels: Sequence[float], axis: str = "y") -> None:
+    """Draw a dashed line at each chance level of the accuracy, named in the legend.
+
+    Parameters
+    ----------
+    figure : plotly Figure
+        Changed in place; its axis of the accuracy is in the unit of `levels`. Other lines of this
+        kind are removed.
+    levels : sequence of float
+        Chance levels; none for a quantity that has no such level.
+    axis : {"y", "x"}, default "y"
+        Axis of the accuracy.
+    """
+    across = {"y": "x", "x": "y"}[axis]
+    figure.layout.shapes = [
+        {
+            "type": "line",
+            f"{across}ref": "paper",
+            f"{across}0": 0,
+            f"{across}1": 1,
+            f"{axis}0": level,
+            f"{axis}1": level,
+            "line": {"dash": "dash", "color": GREY, "width": 1.5},
+            "name": "chance" if len(levels) == 1 else f"chance, {level:.3g}",
+            "showlegend": True,
+        }
+        for level in levels
+    ]
+    figure.layout.showlegend = True
+
+
+def key(*items: tuple[str, str, str]) -> list[dict[str, object]]:
+    """Return plotly annotations that explain colours and lines, in a row above a figure.
+
+    Parameters
+    ----------
+    *items : tuple of (str, str, str)
+        Sign, such as a square or a dash, its colour, and its meaning.
+    """
+    found, left = [], 10
+    look = {"x": 0.0, "y": 1.0, "xref": "paper", "yref": "paper", "showarrow": False}
+    look |= {"xanchor": "left", "yanchor": "bottom"}
+    for sign, colour, text in items:
+        found.append(
+            {
+                **look,
+                "text": sign,
+                "xshift": left,
+                "font": {"color": colour, "size": 16},
+                "bgcolor": SCENE,  # black lines are invisible on a dark page
+                "borderpad": 0,
+            }
+        )
+        found.append({**look, "text": text, "xshift": left + 20, "font": {"size": 13}})
+        left += 40 + 8 * len(text)
+    return found
 
 
 def _library() -> w.Label:
@@ -214,7 +277,7 @@ class Cortex(LiveFigure):
         )
         for name, line in (
             ("borders", {"color": "black", "width": 3}),
-            ("outline", {"color": "#D55E00", "width": 6}),
+            ("outline", {"color": _OUTLINE, "width": 6}),
         ):
             made.add_scatter3d(
                 x=[None],
@@ -230,7 +293,11 @@ class Cortex(LiveFigure):
         brain, data, *lines = made.data
         made.data = (brain, *lines, data)  # swap_map changes the last trace
         styled(made, height).update_layout(margin={"l": 0, "r": 0, "t": 46, "b": 0})
+        made.layout.title.update(y=1 - 16 / height, yanchor="middle")  # of the first line
         made.layout.scene.bgcolor = SCENE
+        made.layout.scene.camera.eye = _eye("posterior")
+        for axis, ends in axis_ranges(self.surface, _AROUND_MM).items():
+            made.layout.scene[f"{axis}axis"].range = ends
         super().__init__(made)
 
     def show(
@@ -244,8 +311,9 @@ class Cortex(LiveFigure):
         outline_name: str = "",
         borders: np.ndarray | None = None,
         view: str = "posterior",
+        colours: Sequence[tuple[str, str, str]] = (),
     ) -> None:
-        """Show a map, the outline of a region and the borders of all ROIs, with their names.
+        """Show a map, the outline of a region and the borders of all ROIs, with names and a key.
 
         Parameters
         ----------
@@ -265,10 +333,13 @@ class Cortex(LiveFigure):
             Direction of the camera, a key of `bmfl_lab.viz.surface_interactive.VIEWS`; "" for the
             one that shows most of the outlined region. The camera only turns when the view changes,
             so that turning by hand persists.
+        colours : sequence of (str, str, str), optional
+            Further items of the key beside those of the lines, as `key` takes them.
         """
         if self.surface is None:
             return
-        title = "<br>".join(textwrap.wrap(title, 52))  # or it is cut off on a narrow page
+        # or it is cut off on a narrow page
+        title = "<br>".join(part for of in title.split("<br>") for part in textwrap.wrap(of, 52))
         swap_map(self.plot, values, self.surface, title=title, unit=unit, signed=signed)
         self._draw_lines("outline", [] if outline is None else [outline])
         rois = {} if borders is None else self.surface.atlas.rois
@@ -276,12 +347,19 @@ class Cortex(LiveFigure):
         self._draw_lines("borders", list(drawn.values()))
         if outline is not None:
             drawn.setdefault(outline_name, outline)
-        self._write_names(drawn)
         view = view or best_view(self.surface, drawn.get(outline_name, np.zeros(len(values), bool)))
         if self.plot.layout.uirevision != view:
             self.plot.layout.uirevision = view
-            self.plot.layout.scene.camera.eye = VIEWS[view]
-            self.plot.layout.scene.aspectratio = aspect_ratio(self.surface, view)
+            self.plot.layout.scene.camera.eye = _eye(view)
+            size = aspect_ratio(self.surface, view, _AROUND_MM)
+            self.plot.layout.scene.aspectratio = {a: _SHARE * part for a, part in size.items()}
+        self._write_names(drawn, view)
+        lines = [("\u2014", "black", "border of an ROI")] if rois else []
+        if outline is not None and outline_name:
+            lines.append(("\u2014", _OUTLINE, outline_name))
+        self.plot.layout.annotations = key(*colours, *lines)
+        n_lines = title.count("<br>") + 1 + bool(colours or lines)
+        self.plot.layout.margin.t = 14 + 20 * n_lines
 
     def _draw_lines(self, name: str, masks: Sequence[np.ndarray]) -> None:
         """Draw the borders of regions, each bool (n_vertices,), in the trace of this name."""
@@ -290,13 +368,19 @@ class Cortex(LiveFigure):
         (trace,) = self.plot.select_traces({"name": name})
         trace.update(**dict(zip("xyz", points)), visible=bool(lines))
 
-    def _write_names(self, masks: Mapping[str, np.ndarray]) -> None:
-        """Write the names of regions, each bool (n_vertices,), above them."""
+    def _write_names(self, masks: Mapping[str, np.ndarray], view: str) -> None:
+        """Write the names of regions, each bool (n_vertices,), in front of them.
+
+        The page does the same again when the brain is turned by hand.
+        """
         places = {name: name_places(self.surface, mask) for name, mask in masks.items() if name}
         points = np.concatenate([np.empty((0, 3)), *places.values()])
         texts = [name for name, found in places.items() for _ in found]
         (trace,) = self.plot.select_traces({"name": "names"})
-        trace.update(text=texts, **dict(zip("xyz", points.T)), visible=bool(texts))
+        towards = np.array([VIEWS[view][axis] for axis in "xyz"])
+        near = points + _TOWARDS_MM * towards / np.linalg.norm(towards)
+        trace.update(text=texts, **dict(zip("xyz", near.T)), visible=bool(texts))
+        trace.customdata = points.tolist()  # a list, which the page reads as it is
 
     def best_view(self, mask: np.ndarray | None) -> str:
         """Return the direction of the camera that shows most of a region, bool (n_vertices,)."""
@@ -311,6 +395,14 @@ class Cortex(LiveFigure):
         return int(self.surface.order[point["index"]])
 
 
+def _eye(view: str) -> dict[str, float]:
+    """Return the place of the camera, so far away that names in front of the brain are seen.
+
+    The camera is orthographic: its distance changes no size.
+    """
+    return {axis: 2 * part for axis, part in VIEWS[view].items()}
+
+
 class Pictures(w.HTML):
     """Shows images in a row, each under a caption; the row takes no place while it is empty.
 
@@ -318,11 +410,14 @@ class Pictures(w.HTML):
     ----------
     widths : sequence of int
         Largest width of each image in pixels; all become narrower on a narrow page.
+    wrap : bool, default False
+        Continue in further rows on a narrow page instead.
     """
 
-    def __init__(self, widths: Sequence[int]):
+    def __init__(self, widths: Sequence[int], wrap: bool = False):
         super().__init__()
         self._widths, self._images = tuple(widths), [""] * len(widths)
+        self._flow = "row wrap" if wrap else "row"
 
     def show(
         self, *shown: tuple[np.ndarray | None, str] | tuple[np.ndarray, str, tuple[float, float]]
@@ -346,10 +441,12 @@ class Pictures(w.HTML):
             parts.append(
                 "<figure class='bmfl-picture' style='margin:0 12px 0 0;min-width:0;"
                 f"flex:0 1 {self._widths[place]}px'>"
-                f"<figcaption style='white-space:pre-line;line-height:1.3'>{caption}</figcaption>"
+                "<figcaption style='white-space:pre-line;line-height:1.3;overflow-wrap:anywhere'>"
+                f"{caption}</figcaption>"
                 f"{bar}<div style='visibility:{visibility}'>{self._images[place]}</div></figure>"
             )
-        row = "display:flex;align-items:flex-end;font:13px Helvetica,Arial,sans-serif"
+        row = f"display:flex;flex-flow:{self._flow};row-gap:8px;align-items:flex-end;"
+        row += "font:13px Helvetica,Arial,sans-serif"
         self.value = f"<div style='{row}'>{''.join(parts)}</div>"
         empty = not any(image is not None or caption for image, caption, *_ in shown)
         self.layout.display = "none" if empty else None

@@ -34,6 +34,17 @@ _STYLE = """<style>
 .bmfl-status {border-color:#0072B2}
 .bmfl-error {border-color:#D55E00}
 .bmfl-heading {font-weight:600}
+.bmfl-table {max-height:300px; overflow:auto}
+.bmfl-table table {border-collapse:collapse}
+.bmfl-table th, .bmfl-table td {padding:3px 8px; max-width:180px; text-align:left;
+  vertical-align:top; overflow-wrap:break-word; background:var(--jp-layout-color1,#fff)}
+.bmfl-table th {position:sticky; top:0; z-index:1}
+.bmfl-table th:first-child, .bmfl-table td:first-child {position:sticky; left:0; min-width:90px}
+.bmfl-table th:first-child {z-index:2}
+.bmfl-table button {border:0; padding:2px 0; background:none; color:inherit; font:inherit;
+  font-weight:600; text-align:left; border-bottom:1px dotted; cursor:pointer}
+.bmfl-table a {color:var(--jp-content-link-color,#0072B2); margin-right:6px}
+.bmfl-note {line-height:1.4; white-space:normal; color:var(--jp-ui-font-color2,#555)}
 .bmfl-card {background:var(--jp-layout-color1,#fff); min-width:0; overflow:hidden}
 [data-jp-theme-light="false"] .bmfl-frame {--bmfl-scene:#8f8f8f}
 .bmfl-code textarea {font-family:var(--jp-code-font-family,monospace); min-height:10em}
@@ -143,6 +154,9 @@ class Frame(w.VBox):
         variable of the notebook holds them; ``{"explorer": source}`` by default.
     folder : str or Path, default "figures"
         Folder in which pictures are saved.
+    weights : callable, optional
+        ``weights(state) -> str`` returns which weights the backbone of the shown models has, for
+        the line below the figures; that of an `Explorer` by default.
     actions : mapping of str to (str, callable), optional
         Text of a further button to its tooltip and what it does: ``act(frame) -> str`` returns the
         text of the status panel.
@@ -172,6 +186,7 @@ class Frame(w.VBox):
         adjust: Callable[[object, Mapping[str, w.Widget], object], object],
         given: Mapping[str, object] | None = None,
         folder: str | Path = "figures",
+        weights: Callable[[object], str] | None = None,
         actions: Mapping[str, tuple[str, Callable[[Frame], str]]] | None = None,
     ):
         self._past: list[object] = []
@@ -179,6 +194,7 @@ class Frame(w.VBox):
         self._source, self._select, self._draw, self._adjust = source, select, draw, adjust
         self._twin, self._folder, self._quiet = twin, Path(folder), False
         self._given = {"explorer": source} if given is None else given
+        self._weights = (lambda _: f"Backbone: {source.weights}.") if weights is None else weights
         self._module, self._title = twin.__module__.rpartition(".")[2], html.escape(title)
         self._shown = [
             part
@@ -187,12 +203,12 @@ class Frame(w.VBox):
             if isinstance(part, (LiveFigure, Pictures))
         ]
         self.figures = [part for part in self._shown if isinstance(part, LiveFigure)]
-        self.status = w.HTML()
+        self.status, self.note = w.HTML(), w.HTML()
         self.code = w.Textarea(layout={"width": "100%", "display": "none"})
         self.code.add_class("bmfl-code")
         heading = w.HTML(f"{_STYLE}<span class='bmfl-title'>{self._title}</span>")
         panel, cards, buttons = self._panel(groups), _cards(views), self._buttons(actions or {})
-        super().__init__([heading, panel, self.status, cards, buttons, self.code])
+        super().__init__([heading, panel, self.status, cards, buttons, self.note, self.code])
         self.add_class("bmfl-frame")
         for name, control in self.controls.items():
             control.observe(
@@ -271,6 +287,7 @@ class Frame(w.VBox):
         said = self._draw(self._select(self.state, self._source), self.state)
         for figure in self.figures:
             figure.update()
+        self.note.value = f"<div class='bmfl-note'>{html.escape(self._weights(self.state))}</div>"
         return said
 
     def _guarded(self, act: Callable[[], str]) -> None:
@@ -325,7 +342,8 @@ class Frame(w.VBox):
         font = "font:600 17px Helvetica,Arial,sans-serif;margin:12px 28px"
         page = (
             "<!doctype html><html lang='en'><meta charset='utf-8'><title>BMFL lab</title><body>"
-            f"<h1 style='{font}'>{self._title}</h1>{''.join(parts)}</body></html>"
+            f"<h1 style='{font}'>{self._title}</h1>{''.join(parts)}"
+            f"<div style='{font.replace('600 17px', '13px')}'>{self.note.value}</div></body></html>"
         )
         path = self._path("html")
         with atomic_path(path) as temporary:

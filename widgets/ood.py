@@ -18,7 +18,7 @@ from bmfl_lab.errors import DataError, require
 from bmfl_lab.metrics.statistics import accuracy_interval, claimed
 from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, colours, ink_on, markers, require_rows
 from bmfl_lab.viz.explore import sheet, shift_grid_figure
-from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, styled
+from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, draw_chance, styled
 from widgets.frame import Frame, dropdown
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SHOW = ("other minus first", "accuracy of the first")
 FLIPS = ("only the other is right", "only the first is right")
-_MOST_LETTERS = 21
+_MOST_SHOWN, _SIDE = 10, 150
 _STAR = "* differs: p (Holm over the grid) at most 0.05"
 _COLUMNS = ("model", "split", "shift", "severity", "id", "correct")
 
@@ -137,16 +137,31 @@ class Source:
             self._ends[key] = tuple(np.nan if end is None else end for end in ends)
         return self.accuracy(*key), *self._ends[key]
 
+    def _classes(self, row: str) -> tuple[str, ...]:
+        """Return the classes of the images of a row of the grid, () without an explorer."""
+        if self.explorer is None:
+            return ()
+        return self.explorer.stimuli(row if row in self.explorer.sets else "test").class_names
+
+    def chance(self, row: str) -> float | None:
+        """Return the chance level of a row of the grid, a fraction.
+
+        Without an explorer it follows from the number of classes among the images, and is None for
+        rows without a true class.
+        """
+        found = next((of for (_, r, _), of in self.answers.items() if r == row), None)
+        n = len(self._classes(row)) or (0 if found is None else found["label"].nunique())
+        return 1 / n if n else None
+
     def answer(self, state: State, identifier: str) -> str:
         """Return the true class of an image and the answers of both models, one per line."""
-        split = "test" if state.severity else state.shift
-        names, lines = self.explorer.stimuli(split).class_names, []
+        names, lines = self._classes(state.shift), []
         for model in (state.model, state.other):
             rows = self.answers[(model, state.shift, state.severity)]
             mine = rows[rows["id"] == identifier]
             said, true = int(mine["predicted"].mode()[0]), int(mine["label"].iloc[0])
             lines.append(f"{model}: {names[said] if said >= 0 else 'undefined'}")
-        return "\n".join(line[:_MOST_LETTERS] for line in (f"true: {names[true]}", *lines))
+        return "\n".join((f"true: {names[true]}", *lines))
 
     def image(self, state: State, identifier: str) -> np.ndarray:
         """Return the image with an id in the shift and severity of a state, uint8 (S, S, 3)."""
@@ -185,9 +200,10 @@ def select(state: State, source: Source) -> dict[str, object]:
     dict
         ``grid`` (n_rows, n_severities), fractions or their differences; ``curves``, model to
         (n_severities, 3), accuracy with its 95 % interval; ``flips``, image ids; ``images`` of the
-        first ten of them, uint8 (S, S, 3), and their ``answers``; ``signed``, if the grid shows
-        differences; ``marks``, "*" where they are significant, str (n_rows, n_severities);
-        ``said``, the text of the status panel.
+        first ten of them, uint8 (S, S, 3), and their ``answers``; ``chance``, the chance level of
+        the curves, a fraction or None; ``signed``, if the grid shows differences; ``marks``, "*"
+        where they are significant, str (n_rows, n_severities); ``said``, the text of the status
+        panel.
 
     Raises
     ------
@@ -213,7 +229,7 @@ def select(state: State, source: Source) -> dict[str, object]:
         m: np.array([source.interval(m, state.shift, s) for s in severities]) for m in source.models
     }
     flips, counts, n = _flips(state, source)
-    shown = [] if source.explorer is None else flips[:10]
+    shown = [] if source.explorer is None else flips[:_MOST_SHOWN]
     said = (
         f"{state.shift} {state.severity or ''}, {n} images: only {state.other} right on "
         f"{counts[0]}, only {state.model} right on {counts[1]}. A model with several seeds is "
@@ -225,6 +241,7 @@ def select(state: State, source: Source) -> dict[str, object]:
         "flips": flips,
         "images": [source.image(state, i) for i in shown],
         "answers": [source.answer(state, i) for i in shown] if source.answers else [],
+        "chance": source.chance(state.shift),
         "signed": signed,
         "marks": _marks(state, source) if signed else np.full(grid.shape, ""),
         "said": said,
@@ -301,6 +318,7 @@ def figure_of(
         shift=state.shift,
         marks=found["marks"],
         note=_STAR if found["signed"] else "",
+        chance=found["chance"],
     )
 
 
@@ -344,12 +362,14 @@ def ood_explorer(
     source = Source(result, explorer)
     first = resolve(State(**state), source)
     grid, curves = LiveFigure(_grid(source)), LiveFigure(_curves(source))
-    pictures, listed = Pictures((1000,)), w.HTML()
+    pictures = Pictures((_SIDE,) * _MOST_SHOWN, wrap=True)
+    heading, listed = w.HTML(), w.HTML()
 
     def draw(found: dict, state: State) -> str:
         _draw_grid(grid.plot, found, state)
         _draw_curves(curves.plot, found, source, state)
-        _show_flips(pictures, listed, found, state)
+        _show_flips(pictures, found)
+        heading.value, listed.value = _counted(found, state), _listed(found["flips"])
         return found["said"]
 
     frame = Frame(
@@ -361,7 +381,11 @@ def ood_explorer(
             "Grid": ("show", "shift", "severity"),
             "Images on which the models differ": ("flips",),
         },
-        views=[(grid, "1 1 400px"), (curves, "1 1 400px"), ([pictures, listed], "1 1 100%")],
+        views=[
+            (grid, "1 1 400px"),
+            (curves, "1 1 400px"),
+            ([heading, pictures, listed], "1 1 100%"),
+        ],
         source=source,
         select=select,
         draw=draw,
@@ -369,6 +393,7 @@ def ood_explorer(
         twin=figure_of,
         given={"result": result, "explorer": explorer},
         folder=folder,
+        weights=lambda _: _weights(source),
     )
 
     def clicked(point: Mapping[str, object]) -> None:
@@ -392,16 +417,28 @@ def _controls(source: Source, first: State) -> dict[str, w.Widget]:
     }
 
 
-def _show_flips(pictures: Pictures, listed: w.HTML, found: Mapping, state: State) -> None:
-    """Show the images on which the models differ, and their ids."""
-    images, flips = found["images"], found["flips"]
-    caption = f"{len(flips)} images: {state.flips}"
-    if len(flips) > len(images):
-        caption += f" (the first {len(images)} shown)"
-    made = sheet(images, 5, 130, found["answers"])
-    pictures.show(*[(made, caption)] if images else ())
+def _weights(source: Source) -> str:
+    if source.explorer is not None:
+        return f"Backbone: {source.explorer.weights}."
+    return "Backbone: unknown; pass the explorer of the study as the second argument to name it."
+
+
+def _show_flips(pictures: Pictures, found: Mapping) -> None:
+    """Show the images on which the models differ, with the true class and both answers."""
+    answers = found["answers"] or [""] * len(found["images"])
+    small = (sheet([image], 1, _SIDE) for image in found["images"])
+    pictures.show(*zip(small, answers))
+
+
+def _counted(found: Mapping, state: State) -> str:
+    n, n_shown = len(found["flips"]), len(found["images"])
+    first = f" (the first {n_shown} shown)" if 0 < n_shown < n else ""
+    return f"<div>{n} images: {html.escape(state.flips)}{first}</div>"
+
+
+def _listed(flips: list[str]) -> str:
     ids = html.escape(", ".join(flips[:40]) or "none") + (" ..." if len(flips) > 40 else "")
-    listed.value = f"<div class='bmfl-status'>Image ids: {ids}</div>"
+    return f"<div class='bmfl-status'>Image ids: {ids}</div>"
 
 
 def _grid(source: Source) -> go.Figure:
@@ -442,6 +479,7 @@ def _draw_curves(figure: go.Figure, found: Mapping, source: Source, state: State
         value, low, high = 100 * values[known].T
         trace.x, trace.y = severities[known], value
         trace.error_y.array, trace.error_y.arrayminus = high - value, value - low
+    draw_chance(figure, [] if found["chance"] is None else [100 * found["chance"]])
     figure.layout.title.text = state.shift
 
 

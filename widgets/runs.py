@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import html
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +22,9 @@ from bmfl_lab.records import Record, comparison_label, read_record, study_label
 from bmfl_lab.viz.charts import PALETTE, colours
 from bmfl_lab.viz.explore import runs_figure
 from bmfl_lab.viz.results import set_label
-from widgets.figure import ERROR, LiveFigure, styled
+from widgets.figure import ERROR, LiveFigure, draw_chance, styled
 from widgets.frame import LABEL, WIDE, Frame, dropdown, set_options
+from widgets.table import ORDERS, Table
 
 if TYPE_CHECKING:
     from bmfl_lab.viz.charts import Figure
@@ -34,6 +34,7 @@ _MOST_ROWS = 30
 _MOST_PARAMETERS = 8
 _NEWEST = "newest first"
 _CURVE = "val_accuracy"
+_WITH_CHANCE = ("accuracy", "balanced_accuracy")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ class State:
     metric : str
         Metric that is compared; "accuracy" by default, or the first one that both runs have.
     sort : str, default "newest first"
-        Column of the table by which runs are sorted; numbers from the largest to the smallest.
+        Column of the table by which runs are sorted: numbers from the largest to the smallest, text
+        by the alphabet.
+    reverse : bool, default False
+        Sort the other way round.
     seeds : bool, default False
         Show single seeds instead of one value over the seeds.
     """
@@ -59,6 +63,7 @@ class State:
     second: str = ""
     metric: str = ""
     sort: str = _NEWEST
+    reverse: bool = False
     seeds: bool = False
 
 
@@ -156,7 +161,9 @@ def select(state: State, source: Source) -> dict[str, object]:
         ``runs``, one mapping per run that matches, with the parameters that differ; ``labels``, the
         n conditions that are compared, without the words that all share; ``shared``, these words;
         ``values``, run to (n, 3): value, low and high; ``axis``, the metric's name and unit, and
-        the kind of interval from low to high; ``curves``, run to the validation accuracies of its
+        the kind of interval from low to high; ``chance``, the chance levels of the metric in the
+        studies of both runs, fractions; ``order``, one of `ORDERS`, or "" for newest first;
+        ``curves``, run to the validation accuracies of its
         models, as `Source.curves` returns them; ``said``, the text of the status panel.
 
     Raises
@@ -182,7 +189,7 @@ def select(state: State, source: Source) -> dict[str, object]:
     names = dict.fromkeys((state.first, state.second))
     rows = {n: _rows(source.records[n], state.metric, state.seeds) for n in names}
     labels = list(dict.fromkeys(label for found in rows.values() for label in found))
-    runs = _table_rows(state, source, next(iter(labels), ()))
+    runs, order = _table_rows(state, source, next(iter(labels), ()))
     missing = (np.nan,) * 3
     values = {n: np.array([found.get(k, missing) for k in labels]) for n, found in rows.items()}
     compared = [r for n in names for r in source.records[n].rows if r.name == state.metric]
@@ -197,6 +204,8 @@ def select(state: State, source: Source) -> dict[str, object]:
     shared, labels = _without_shared(labels)
     return {
         "runs": runs,
+        "order": order,
+        "chance": _chance(source, names) if state.metric in _WITH_CHANCE else [],
         "labels": labels,
         "shared": shared,
         "curves": {n: source.curves(n) for n in names},
@@ -215,8 +224,19 @@ def _without_shared(conditions: list[_Condition]) -> tuple[str, list[str]]:
     return "", [" ".join(of) for of in conditions]  # a single condition keeps its name
 
 
-def _table_rows(state: State, source: Source, condition: _Condition) -> list[dict[str, object]]:
-    """Return one row per matching run: summary, value of a condition, parameters that differ."""
+def _chance(source: Source, names: Iterable[str]) -> list[float]:
+    """Return the different chance levels of the studies of some runs, fractions."""
+    numbers = {int(source.records[n].study.get("n_classes") or 0) for n in names}
+    return sorted(1 / n for n in numbers if n)
+
+
+def _table_rows(
+    state: State, source: Source, condition: _Condition
+) -> tuple[list[dict[str, object]], str]:
+    """Return one row per matching run, sorted, and the order of the column that sorts them.
+
+    A row has the summary of the run, its value of a condition, and the parameters that differ.
+    """
     names, rows = _matching(source, state.text), []
     given = [dict(source.records[n].parameters) for n in names]
     keys = dict.fromkeys(key for of in given for key in of)
@@ -228,13 +248,14 @@ def _table_rows(state: State, source: Source, condition: _Condition) -> list[dic
         row = {"run": name, f"{state.metric}: {' '.join(condition)}": value}
         row |= {k: of.get(k, "") for k in differ[:_MOST_PARAMETERS]}
         rows.append({**row, **_summary(record)})
-    if rows and state.sort in rows[0]:
-        column = [r[state.sort] for r in rows]
-        if all(isinstance(value, (int, float)) for value in column):
-            rows.sort(key=lambda r: np.nan_to_num(r[state.sort], nan=-np.inf), reverse=True)
-        else:
-            rows.sort(key=lambda r: str(r[state.sort]))
-    return rows
+    if not rows or state.sort not in rows[0]:
+        return rows, ""
+    known = [r for r in rows if r[state.sort] not in ("", None) and r[state.sort] == r[state.sort]]
+    numbers = all(isinstance(r[state.sort], (int, float)) for r in known)
+    downwards = numbers != state.reverse
+    known.sort(key=lambda r: r[state.sort] if numbers else str(r[state.sort]), reverse=downwards)
+    # runs without a value stand last in either order
+    return known + [r for r in rows if all(r is not other for other in known)], ORDERS[downwards]
 
 
 def _summary(record: Record) -> dict[str, object]:
@@ -295,7 +316,7 @@ def figure_of(state: State, source: Source | str | Path) -> Figure:
     found = select(state, source)
     values = {n: v[:_MOST_ROWS] for n, v in found["values"].items()}
     labels, title = found["labels"][:_MOST_ROWS], _title(found, state)
-    return runs_figure(labels, values, title=title, unit=found["axis"])
+    return runs_figure(labels, values, title=title, unit=found["axis"], chance=found["chance"])
 
 
 def _title(found: Mapping, state: State) -> str:
@@ -325,7 +346,7 @@ def run_browser(
     source = Source(folder)
     first = resolve(State(**state), source)
     figure, curves = LiveFigure(_figure()), LiveFigure(_curves())
-    table = w.HTML(layout={"max_height": "260px", "overflow": "auto"})
+    table = Table("runs")
     names = list(source.records) or [""]
     text = w.Text(
         value=first.text,
@@ -340,25 +361,25 @@ def run_browser(
         "first": dropdown("First run", names, first.first or names[0]),
         "second": dropdown("Second run", names, first.second or names[0]),
         "metric": dropdown("Metric", [first.metric], first.metric),
-        "sort": dropdown("Sort by", [_NEWEST], _NEWEST),
         "seeds": w.Checkbox(
             value=first.seeds, description="Single seeds", style=LABEL, layout=WIDE
         ),
     }
 
     def draw(found: dict, state: State) -> str:
-        table.value = _table(found["runs"], source)
+        links = [_links(run["run"], source) for run in found["runs"]]
+        table.show(found["runs"], links, state.sort, found["order"])
         _draw(figure.plot, found, _title(found, state))
-        _draw_curves(curves.plot, found["curves"])
+        _draw_curves(curves.plot, found["curves"], _chance(source, found["curves"]))
         curves.layout.display = None if curves.plot.data else "none"
         return found["said"]
 
-    return Frame(
+    frame = Frame(
         title=f"Runs in {source.folder.name}",
         state=first,
         controls=controls,
         groups={
-            "Find": ("text", "sort"),
+            "Find": ("text",),
             "Compare": ("first", "second"),
             "What": ("metric", "seeds"),
         },
@@ -370,7 +391,15 @@ def run_browser(
         twin=figure_of,
         given={"folder": folder},
         folder=pictures,
+        weights=lambda state: _weights(state, source),
     )
+
+    def clicked(column: str) -> None:
+        again = frame.state.sort == column
+        frame.set(sort=column, reverse=again and not frame.state.reverse)
+
+    table.on_click(clicked)
+    return frame
 
 
 def _adjust(state: State, controls: Mapping[str, w.Widget], source: Source) -> State:
@@ -381,40 +410,30 @@ def _adjust(state: State, controls: Mapping[str, w.Widget], source: Source) -> S
     if not state.first:
         return state
     labels = list(_rows(source.records[state.first], state.metric, state.seeds))
-    columns = [_NEWEST, *_table_rows(state, source, next(iter(labels), ()))[0]]
-    set_options(controls["sort"], columns)
+    rows, _ = _table_rows(state, source, next(iter(labels), ()))
     # the column of the metric has another name when the metric changes
-    return state if state.sort in columns else dataclasses.replace(state, sort=_NEWEST)
+    return state if state.sort in rows[0] else dataclasses.replace(state, sort=_NEWEST)
 
 
-def _table(runs: list[dict[str, object]], source: Source) -> str:
-    cell, link_style = (
-        "style='padding:2px 10px;white-space:nowrap'",
-        "color:var(--jp-content-link-color,#0072B2)",
-    )
-    head = "".join(
-        f"<th scope='col' style='text-align:left;padding:2px 10px;white-space:nowrap'>"
-        f"{html.escape(k)}</th>"
-        for k in ("open", *runs[0])
-    )
-    rows = []
-    for run in runs:
-        links = []
-        for kind, path in (
-            ("notebook", source.notebook(run["run"])),
-            ("report", source.report(run["run"])),
-        ):
-            if path is not None:
-                # relative, because the root folder of the server is unknown
-                address = quote(Path(os.path.relpath(path, Path.cwd())).as_posix())
-                links.append(f"<a href='{address}' target='_blank' style='{link_style}'>{kind}</a>")
-        texts = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in run.values())
-        values = (" ".join(links) or "no notebook", *map(html.escape, texts))
-        rows.append("<tr>" + "".join(f"<td {cell}>{v}</td>" for v in values) + "</tr>")
-    return (
-        f"<table style='border-collapse:collapse'><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
+def _links(run: str, source: Source) -> dict[str, str]:
+    """Return the addresses of a run's notebook and report, as far as they exist."""
+    found = {"notebook": source.notebook(run), "report": source.report(run)}
+    # relative, because the root folder of the server is unknown
+    return {
+        kind: quote(Path(os.path.relpath(path, Path.cwd())).as_posix())
+        for kind, path in found.items()
+        if path is not None
+    }
+
+
+def _weights(state: State, source: Source) -> str:
+    """Return which weights the backbones of both runs had, as their records say."""
+    found = {}
+    for name in dict.fromkeys(filter(None, (state.first, state.second))):
+        loaded = source.records[name].extra.get("backbones") or []
+        named = dict.fromkeys(f"{one.get('name')}, {one.get('weights')}" for one in loaded)
+        found.setdefault("; ".join(named) or "not recorded", []).append(name)
+    return " ".join(f"Backbone of {' and '.join(names)}: {of}." for of, names in found.items())
 
 
 def _figure() -> go.Figure:
@@ -423,7 +442,9 @@ def _figure() -> go.Figure:
     for colour, symbol, size in zip(PALETTE, ("circle-open", "square"), (14, 7)):
         error = {**ERROR, "symmetric": False, "color": colour}
         marker = {"color": colour, "symbol": symbol, "size": size, "line": {"width": 2}}
-        made.add_scatter(x=[], y=[], mode="markers", marker=marker, error_x=error, name=symbol)
+        look = {"mode": "markers", "marker": marker, "error_x": error, "name": symbol}
+        # of one condition the runs stand one above the other
+        made.add_scatter(x=[], y=[], orientation="h", **look)
     made.update_yaxes(autorange="reversed")
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     made.update_layout(legend=legend, scattermode="group")
@@ -438,9 +459,12 @@ def _curves() -> go.Figure:
     return made.update_layout(legend=legend, margin={"b": 90})
 
 
-def _draw_curves(figure: go.Figure, curves: Mapping[str, Mapping[str, list]]) -> None:
+def _draw_curves(
+    figure: go.Figure, curves: Mapping[str, Mapping[str, list]], chance: Sequence[float]
+) -> None:
     """Draw a line per run, model and seed: the run sets the dash and the model the colour."""
     figure.data = []
+    draw_chance(figure, [100 * level for level in chance])
     colour = colours(model for of in curves.values() for model in of)
     for (run, of), dash in zip(curves.items(), ("solid", "dot")):
         for model, seeds in of.items():
@@ -454,6 +478,7 @@ def _draw_curves(figure: go.Figure, curves: Mapping[str, Mapping[str, list]]) ->
 
 def _draw(figure: go.Figure, found: Mapping, title: str) -> None:
     figure.layout.title.text = title
+    draw_chance(figure, found["chance"], "x")
     labels, runs = found["labels"][:_MOST_ROWS], list(found["values"].items())
     for trace in figure.data:
         trace.visible = bool(runs)

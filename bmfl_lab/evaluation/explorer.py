@@ -275,6 +275,15 @@ class Explorer:
         spec = getattr(self.encoder, "backbone", None) or self.study.backbone
         return load_spec(spec, self.device)
 
+    @property
+    def weights(self) -> str:
+        """Name and source of the weights of the backbone, and of the encoder's if it differs."""
+        found = [f"{self.backbone.name}, {self.backbone.weights_label}"]
+        if getattr(self.encoder, "sources", ()) and not reads_backbone(self.encoder, self.backbone):
+            read = [source["backbone"] for source in self.encoder.sources]
+            found += [f"{b['name']}, {b['weights_label']} (brain encoder)" for b in read]
+        return "; ".join(dict.fromkeys(found))
+
     # --- tokens
 
     def _set_tokens(self, kind: str, block: int, name: str) -> StoredTokens:

@@ -228,8 +228,8 @@ def power_sentence(
         needs = f"{most} images cannot decide {wanted}: that takes {enough}"
     return (
         f"Power of 80 % for the primary comparison with {seeds}: {'; '.join(found)}. {needs}. "
-        f"Holm over {len(n_images)} sets; assumed are accuracies near {100 * ACCURACY:g} % and a "
-        f"standard deviation of {100 * seed_sd:g} points over seeds."
+        f"Holm over {len(n_images)} set{'s' * (len(n_images) != 1)}; assumed are accuracies near "
+        f"{100 * ACCURACY:g} % and a standard deviation of {100 * seed_sd:g} points over seeds."
     )
 
 

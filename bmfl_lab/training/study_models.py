@@ -81,7 +81,8 @@ def runnable_models(models: Sequence[str], study: Study) -> list[str]:
         print(
             f"study {study.name!r} has no subject: {', '.join(left)} are left out. For these add "
             "the line 'subject: demo' to the study file, which lends the simulated subject of the "
-            "demo, or 'subject: ' and the folder of a subject",
+            "demo, or 'subject: ' and the folder of a subject. A study file for a folder of images "
+            "has the lines 'study: folder' and 'root: ' with that folder",
             flush=True,
         )
     return kept

@@ -51,7 +51,7 @@ _BARE: dict[str, object] = {
 }
 _GREYS = [[0.0, "rgb(195,195,195)"], [1.0, "rgb(150,150,150)"]]
 _LIFT = 1.006
-_NAME_MM = 9.0
+_NAME_MM = 14.0
 # on the smooth inflated surface the triangles of fsaverage4 stay within 0.3 mm of those of
 # fsaverage5: the grey brain is drawn with a quarter of the triangles, 0.3 mm below the map
 _SUNK_MM = 0.3
@@ -218,7 +218,7 @@ def _scene(geometry: SurfaceLayout, view: str) -> dict[str, object]:
     }
 
 
-def aspect_ratio(geometry: SurfaceLayout, view: str) -> dict[str, float]:
+def aspect_ratio(geometry: SurfaceLayout, view: str, around: float = 0.0) -> dict[str, float]:
     """Return plotly's ``aspectratio`` with which a view fills the figure in true proportions.
 
     Under an orthographic camera it sets the size on the screen, and the camera's distance does not.
@@ -229,9 +229,11 @@ def aspect_ratio(geometry: SurfaceLayout, view: str) -> dict[str, float]:
         Geometry that is drawn.
     view : str
         Direction of the camera, a key of `VIEWS`.
+    around : float, default 0.0
+        Free space on each side of the brain within the axes in mm, as in `axis_ranges`.
     """
     points = np.concatenate([points for points, _, _ in geometry.base])
-    span = points.max(0) - points.min(0)
+    span = points.max(0) - points.min(0) + 2 * around
     centred = points - (points.max(0) + points.min(0)) / 2
     towards = np.array([VIEWS[view][axis] for axis in "xyz"])
     towards /= np.linalg.norm(towards)
@@ -240,6 +242,21 @@ def aspect_ratio(geometry: SurfaceLayout, view: str) -> dict[str, float]:
     across, up = (float(np.abs(centred @ d).max()) for d in (right, np.cross(towards, right)))
     size = min(_HALF_WIDTH / across, _HALF_HEIGHT / up)
     return {axis: size * float(s) for axis, s in zip("xyz", span)}
+
+
+def axis_ranges(geometry: SurfaceLayout, around: float) -> dict[str, tuple[float, float]]:
+    """Return the ends of the axes x, y and z in mm.
+
+    Parameters
+    ----------
+    geometry : SurfaceLayout
+        Geometry that is drawn.
+    around : float
+        Free space on each side of the brain in mm, where names stand; plotly draws nothing outside.
+    """
+    points = np.concatenate([points for points, _, _ in geometry.base])
+    ends = zip("xyz", points.min(0) - around, points.max(0) + around)
+    return {axis: (float(low), float(high)) for axis, low, high in ends}
 
 
 def _mesh(points: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The live cortex in a real JupyterLab: drawn in colours, recoloured by a change, and clicked on."""
 
+import numpy as np
 import pytest
 from widget_page import coloured, differing, drawn
 
@@ -49,6 +50,44 @@ def turn(opened, plot):
         turned = plot.evaluate(EYE)
         opened.page.wait_for_timeout(1000)
     return turned
+
+
+NAMES = """e => { const trace = e._fullData.find(t => t.name === 'names');
+    return [trace.customdata, [trace.x, trace.y, trace.z]] }"""
+
+
+def in_front(plot):
+    """Return how far the names stand from their regions, and whether towards the camera."""
+    places, shown = (np.asarray(part, float) for part in plot.evaluate(NAMES))
+    away, eye = shown.T - places, np.asarray(plot.evaluate(EYE))
+    return np.linalg.norm(away, axis=1), (away @ eye) / np.linalg.norm(eye)
+
+
+def test_names_stand_in_front_of_the_brain_however_it_is_turned(opened):
+    plot = opened.frame("ablation").locator(".js-plotly-plot").first
+    before = plot.evaluate(EYE)
+    for _ in range(2):
+        distance, towards = in_front(plot)
+        assert len(distance) > 10 and towards == pytest.approx(distance) and min(distance) > 20
+        turned = turn(opened, plot)
+        assert turned != pytest.approx(before, abs=1e-3), "the cortex was not turned"
+    opened.healthy()
+
+
+ASPECT = "e => Object.values(e._fullLayout.scene.aspectratio)"
+
+
+def test_a_brain_fills_its_place_from_the_beginning(opened):
+    plots = [
+        opened.frame(name).locator(".js-plotly-plot").first for name in ("surface", "ablation")
+    ]
+    first = [plot.evaluate(ASPECT) for plot in plots]
+    for width in (1000, 1280):
+        opened.page.set_viewport_size({"width": width, "height": 1500})
+        opened.page.wait_for_timeout(3000)
+    for plot, found in zip(plots, first):
+        assert plot.evaluate(ASPECT) == pytest.approx(found, rel=0.02)
+    opened.healthy()
 
 
 def test_another_map_changes_colours_title_and_colour_bar_and_keeps_the_camera(opened):

@@ -65,6 +65,42 @@ def test_a_widget_opens_and_answers_its_controls(name, opened):
     opened.healthy()
 
 
+def order(frame, column):
+    """Return how a column of the table sorts it, and the names of the runs from top to bottom."""
+    header = frame.locator("th", has=frame.page.get_by_role("button", name=column))
+    names = frame.locator(".bmfl-table tbody td:first-child").all_inner_texts()
+    return header.get_attribute("aria-sort"), [name.split("\n")[0] for name in names]
+
+
+def test_a_header_sorts_the_table_by_mouse_and_by_keyboard(opened):
+    frame = opened.frame("runs")
+    header = frame.get_by_role("button", name="seed")
+    header.click()
+    opened.watched.settle()
+    assert order(frame, "seed") == ("descending", ["run-2", "run-1"])
+    opened.page.keyboard.press("Enter")  # the header keeps the focus
+    opened.watched.settle()
+    assert order(frame, "seed") == ("ascending", ["run-1", "run-2"])
+    assert frame.locator(".bmfl-table a").count() == 1
+    opened.healthy()
+
+
+MARKS = """e => [...e.querySelectorAll('.scatterlayer .trace')].map(
+    trace => [...trace.querySelectorAll('.points path')].map(p => p.getBoundingClientRect()).map(b => (b.top + b.bottom) / 2))"""
+
+
+def test_the_intervals_of_two_runs_stand_one_above_the_other(opened):
+    first, second = opened.frame("runs").locator(".js-plotly-plot").first.evaluate(MARKS)
+    assert len(first) == len(second) > 3
+    assert all(5 < abs(one - other) < 20 for one, other in zip(first, second)), (first, second)
+
+
+def test_every_widget_names_the_weights_of_its_backbone(opened):
+    for name in WIDGETS:
+        note = opened.frame(name).locator(".bmfl-note", has_text="Backbone").inner_text()
+        assert "vit_tiny14, random weights (seed 0), untrained" in note, name
+
+
 CELL = """(e, [x, y]) => { const place = (axis, name) => axis._offset + axis.l2p(axis._categories.indexOf(name));
     return [place(e._fullLayout.xaxis, x), place(e._fullLayout.yaxis, y)] }"""
 
@@ -155,6 +191,18 @@ def test_widgets_follow_theme_and_width(width, dark, opened):
         ), paper
         assert luminance(opened.page, ink) > 0.6 if dark else luminance(opened.page, ink) < 0.4, ink
         opened.watched.shoot(frame, f"{name}-{width}-{'dark' if dark else 'light'}")
+    for caption in opened.frame("ood").locator("figcaption").all():
+        size, inner, outer = caption.evaluate(
+            "e => [parseFloat(getComputedStyle(e).fontSize), e.scrollWidth, e.clientWidth]"
+        )
+        assert size >= 12 and inner <= outer
+    assert opened.frame("ood").locator("figcaption", has_text="true:").count() == 10
+    table = opened.frame("runs").locator(".bmfl-table")
+    hidden = table.evaluate("e => e.scrollWidth > e.clientWidth + 1")
+    assert opened.frame("runs").get_by_text("Scroll the table sideways").is_visible() == hidden
+    table.evaluate("e => { e.scrollLeft = 1e4 }")
+    first, whole = (table.locator(k).first.bounding_box() for k in ("td", "xpath=."))
+    assert abs(first["x"] - whole["x"]) < 2, "the names of the runs scroll away"
     opened.healthy()
 
 

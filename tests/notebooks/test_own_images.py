@@ -66,6 +66,7 @@ def test_six_lines_train_and_test_the_models(study, subject, tmp_path, monkeypat
         return
     said = capsys.readouterr().out
     assert "has no subject: concat are left out" in said and "the line 'subject: demo'" in said
+    assert "the lines 'study: folder' and 'root: '" in said
     models = set(record.to_frame().query("name == 'accuracy'")["model"])
     assert models == {"backbone", "linear probe", "backbone, 1 epoch"}
     assert record.study["responses"] == "" and study_label(record) == "pacs"

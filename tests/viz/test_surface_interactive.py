@@ -94,7 +94,7 @@ def test_the_view_of_a_region_is_the_side_on_which_it_lies(view):
     region = side == 1 if view.startswith("right") else side == 0
     assert best_view(layout, region) == view
     places = name_places(layout, region)
-    assert places.shape == (1, 3) and np.linalg.norm(layout.points - places, axis=1).min() < 10
+    assert places.shape == (1, 3) and np.linalg.norm(layout.points - places, axis=1).min() < 15
     assert name_places(layout, np.ones(len(side), bool)).shape == (2, 3)
     assert best_view(layout, np.zeros(len(side), bool)) == "posterior"
 

@@ -205,6 +205,32 @@ def test_no_view_cuts_the_cortex_off_and_each_fills_the_figure(explorer):
         across, up = np.abs(world @ right).max(), np.abs(world @ np.cross(towards, right)).max()
         # plotly's orthographic camera sees one unit up and down
         assert up < 0.95 and across < 1.2 and max(up / 0.95, across / 1.2) > 0.9, view
+        wide = np.array(list(aspect_ratio(layout, view, 65.0).values()))
+        around = ((points - low + 65) / (high - low + 130) - 0.5) * wide
+        np.testing.assert_allclose(around, world, atol=1e-5)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_names_stand_between_the_brain_and_the_camera(view, explorer, tmp_path):
+    frame = widgets.region_ablation(explorer, folder=tmp_path, view=view)
+    scene, (names,) = (
+        frame.figures[0].plot.layout.scene,
+        frame.figures[0].plot.select_traces({"name": "names"}),
+    )
+    towards = np.array(list(VIEWS[view].values())) / np.linalg.norm(list(VIEWS[view].values()))
+    places, moved = np.array(names.customdata), np.transpose([names.x, names.y, names.z])
+    np.testing.assert_allclose(moved - places, np.tile(50 * towards, (len(places), 1)), atol=1e-9)
+    low, high = np.transpose([scene[f"{axis}axis"].range for axis in "xyz"])
+    assert (moved > low).all() and (moved < high).all(), "plotly draws nothing outside the axes"
+    size = np.array([scene.aspectratio[axis] for axis in "xyz"])
+    world = ((moved - low) / (high - low) - 0.5) * size
+    eye = np.array([scene.camera.eye[axis] for axis in "xyz"])
+    assert (world @ towards).max() < np.linalg.norm(eye), "plotly draws nothing behind the camera"
+    right = np.cross([0, 0, 1], towards)
+    right /= np.linalg.norm(right)
+    across, up = np.abs(world @ right).max(), np.abs(world @ np.cross(towards, right)).max()
+    # the middle of a name, of which half a letter and half a word are left to the edge
+    assert up < 0.96 and across < 1.12, "a name is cut off at the edge of the figure"
 
 
 def test_a_region_absent_in_the_subject_is_marked_and_leaves_the_widgets_usable(explorer):
@@ -280,7 +306,8 @@ def test_the_cortex_of_a_lesion_names_all_rois_and_has_a_key_of_two_items(explor
     plot = frame.figures[0].plot
     assert names_on(frame) == sorted(2 * explorer.atlas.present)
     assert plot.data[-1].showscale is False and set(plot.data[-1].intensity) == {0.0, 1.0}
-    assert [a.text for a in plot.layout.annotations] == ["■", "intact", "■", "lesioned"]
+    explained = [a.text for a in plot.layout.annotations]
+    assert explained == ["■", "intact", "■", "lesioned", "\u2014", "border of an ROI"]
     assert frame.state.view == "ventral" and plot.layout.scene.camera.eye.z < 0
     frame.set(regions=("V1",))
     assert plot.layout.scene.camera.eye.z < 0, "a click must not turn the cortex"
@@ -292,8 +319,12 @@ def test_a_chosen_region_is_named_and_turned_to_the_front(explorer, tmp_path):
     frame = widgets.surface_viewer(explorer, folder=tmp_path, region="FFC")
     eye = frame.figures[0].plot.layout.scene.camera
     assert names_on(frame) == ["FFC", "FFC"] and eye.eye.z < -1
+    sign, meaning = frame.figures[0].plot.layout.annotations
+    (outline,) = frame.figures[0].plot.select_traces({"name": "outline"})
+    assert sign.font.color == outline.line.color and meaning.text == "FFC"
     frame.set(region="")
     assert names_on(frame) == [] and eye.eye.z > 0
+    assert not frame.figures[0].plot.layout.annotations
     frame.set(region="FFC", view="dorsal")
     assert eye.eye.z > 1 and frame.error == ""
 
@@ -580,16 +611,85 @@ def test_runs_lead_with_accuracy_fold_seeds_and_show_what_differs(tmp_path):
     first = found["runs"][0]
     assert "epochs" in first and "study: planted" not in first and "device" not in first
     table = frame.children[3].children[0].children[0].children[0]
-    assert table.value.count(">report</a>") == 2
-    assert "&lt;b&gt;x" in table.value and "<b>" not in table.value
-    frame.set(sort="epochs")
-    assert table.value.index("run-20") < table.value.index("run-5")
-    assert "epochs" in frame.controls["sort"].options
+    shown = json.loads(table.content.value)
+    assert "<b>x</b>" in [column["name"] for column in shown["columns"]]
+    assert [[link["kind"] for link in row["links"]] for row in shown["rows"]] == [["report"]] * 2
     (line,) = frame.figures[1].plot.data
     np.testing.assert_allclose(line.y, [10, 20])
     frame.set(seeds=True)
     labels = runs.select(frame.state, runs.Source(tmp_path / "out"))["labels"]
     assert labels == ["fusion seed 0", "fusion seed 1", "backbone seed 0", "backbone seed 1"]
+
+
+def test_a_header_sorts_the_runs_and_sorts_them_the_other_way_round(tmp_path):
+    for name, epochs, label in (("a", 5, "x"), ("b", 20, "z"), ("c", 10, "y"), ("d", None, "y")):
+        given = {"label": label} | ({} if epochs is None else {"epochs": epochs})
+        record = Record("03_fusion_training", given, {"name": "planted", "n_classes": 4})
+        record.add("accuracy", 0.5, unit="fraction", split="test", n=10, selection="none")
+        record.finish(tmp_path / "out" / name)
+    frame = widgets.run_browser(tmp_path / "out", pictures=tmp_path)
+    table = frame.children[3].children[0].children[0].children[0]
+
+    def click(column):
+        table.clicked = json.dumps({"column": column, "at": click.count})
+        click.count += 1
+        shown = json.loads(table.content.value)
+        (order,) = {c["order"] for c in shown["columns"] if c["name"] == column}
+        assert not any(c["order"] for c in shown["columns"] if c["name"] != column)
+        return order, "".join(row["cells"][0] for row in shown["rows"])
+
+    click.count = 0
+    assert click("epochs") == ("descending", "bcad")
+    assert click("epochs") == ("ascending", "acbd"), "a run without a value stands last"
+    assert click("label")[0] == "ascending" and frame.state.sort == "label"
+    assert "sort='label'" in (frame.show_code() and frame.code.value)
+    assert click("label")[1][0] == "b" and frame.error == ""
+    frame.undo()
+    assert frame.state.sort == "label" and not frame.state.reverse
+
+
+def shapes(figure):
+    return [(s.name, s.x0 if s.yref == "paper" else s.y0) for s in figure.plot.layout.shapes]
+
+
+def test_accuracies_have_a_chance_line_where_the_number_of_classes_is_known(
+    result, explorer, tmp_path
+):
+    frame = widgets.ood_explorer(result, explorer, folder=tmp_path)
+    assert shapes(frame.figures[1]) == [("chance", 25.0)]
+    alone = widgets.ood_explorer(result.per_image, folder=tmp_path)
+    assert shapes(alone.figures[1]) == [("chance", 25.0)]
+    axis = ood.figure_of(frame.state, ood.Source(result, explorer)).axes[1]
+    assert "chance" in axis.get_legend_handles_labels()[1]
+    for name, n_classes in (("a", 4), ("b", 10)):
+        record = Record("03_fusion_training", {}, {"name": name, "n_classes": n_classes})
+        for metric in ("accuracy", "nll"):
+            record.add(metric, 0.5, unit="fraction", split="test", n=10, selection="none")
+        record.finish(tmp_path / "out" / name)
+    frame = widgets.run_browser(tmp_path / "out", pictures=tmp_path)
+    assert shapes(frame.figures[0]) == [("chance, 0.1", 0.1), ("chance, 0.25", 0.25)]
+    frame.set(second=frame.state.first)
+    assert [name for name, _ in shapes(frame.figures[0])] == ["chance"]
+    frame.set(metric="nll")
+    assert shapes(frame.figures[0]) == [] and frame.error == ""
+
+
+def test_every_widget_says_which_weights_its_backbone_has(result, explorer, tmp_path, monkeypatch):
+    weights = "vit_tiny14, random weights (seed 0), untrained"
+    assert explorer.weights == weights
+    frame = widgets.surface_viewer(explorer, folder=tmp_path)
+    assert f"Backbone: {weights}." in frame.note.value
+    frame.save_html()
+    assert weights in (tmp_path / "surface-1.html").read_text()
+    assert weights in widgets.ood_explorer(result, explorer).note.value
+    assert "unknown; pass the explorer" in widgets.ood_explorer(result).note.value
+    record = Record("00_quickstart", {}, {"name": "planted"})
+    record.add("accuracy", 0.5, unit="fraction", split="test", n=10, selection="none")
+    record.finish(tmp_path / "out" / "new")
+    monkeypatch.setattr("bmfl_lab.runtime._LOADED_BACKBONES", {})  # as in a process without any
+    record.finish(tmp_path / "out" / "bare")
+    said = widgets.run_browser(tmp_path / "out", first="new", second="bare").note.value
+    assert f"Backbone of new: {weights}" in said and "Backbone of bare: not recorded" in said
 
 
 def test_a_long_name_widens_its_list():
