@@ -116,8 +116,8 @@ def _problems(cls: type, values: Mapping[str, object], prefix: str) -> list[str]
     for key, value in values.items():
         if key not in names:
             inside = [n for n in names if key in getattr(hints[n], "__dataclass_fields__", ())]
-            hint = f"it belongs to {inside[0]!r}" if inside else nearest(str(key), names)
-            found.append(f"unknown key {prefix + str(key)!r}: {hint}")
+            advice = f"it belongs to {inside[0]!r}" if inside else nearest(str(key), names)
+            found.append(f"unknown key {prefix + str(key)!r}: {advice}")
         elif dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
             found += _problems(hints[key], value, prefix=f"{prefix}{key}.")
         elif not _fits(hints[key], value):

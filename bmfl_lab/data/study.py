@@ -697,14 +697,10 @@ def _check_options(
                 [*reader.options, "subject", SUBJECT_ROOT, *_BACKBONE, "skip_broken", *of_subjects]
             )
             known.pop("sets", None)
-            hint = "add subject: file, which takes it. " if option == "responses" else ""
-            raise ConfigError(
-                message(
-                    f"an option of study {reader.name!r}",
-                    repr(option),
-                    f"{hint}{nearest(option, known)} All options: {', '.join(known)}",
-                )
-            )
+            remedy = f"{nearest(option, known)} All options: {', '.join(known)}"
+            if "responses" in options:
+                remedy = "add subject: file, which takes it"
+            raise ConfigError(message(f"an option of study {reader.name!r}", repr(option), remedy))
     _check_types(reader.load, options)
 
 

@@ -177,7 +177,7 @@ def test_a_root_that_is_missing_or_wrong(folder, env):
     ("data/study.py", "give a folder in one of these layouts: {}"),
     ("data/study.py", "give as subject the name of its reader, or leave {} out"),
     ("data/study.py", "write the path, or leave {} out"),
-    ("data/study.py", "{}{} All options: {}"),
+    ("data/study.py", "{} All options: {}"),
 )
 def test_subjects_from_another_place(folder, env):
     class_images(folder / "images")
@@ -202,6 +202,19 @@ def test_subjects_from_another_place(folder, env):
     remedy = yield lambda: load_study(folder / "images", **options)
     assert "nan_policy" in remedy.partition("All options: ")[2].split(", ")
     options[re.search(r"did you mean '(\w+)'", remedy)[1]] = options.pop("nan_polici")
+
+
+@follows(("data/study.py", "add subject: file, which takes it"))
+def test_responses_without_a_reader(folder, env):
+    class_images(folder / "images")
+    shown = sorted((folder / "images" / "train").rglob("*.png"))
+    ids = [p.relative_to(folder / "images" / "train").as_posix() for p in shown]
+    values = np.random.default_rng(0).standard_normal((len(ids), 7)).astype(np.float32)
+    np.savez(folder / "mine.npz", responses=values, ids=ids)
+    options = {"responses": folder / "mine.npz", "images": folder / "images" / "train"}
+    remedy = yield lambda: load_study(folder / "images", space="voxels", **options)
+    name, value = re.search(r"add (\w+): (\w+)", remedy).groups()
+    options[name] = value
 
 
 # --- subjects ---
