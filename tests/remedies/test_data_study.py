@@ -207,11 +207,12 @@ def test_subjects_from_another_place(folder, env):
 @follows(("data/study.py", "add subject: file, which takes it"))
 def test_responses_without_a_reader(folder, env):
     class_images(folder / "images")
-    shown = sorted((folder / "images" / "train").rglob("*.png"))
-    ids = [p.relative_to(folder / "images" / "train").as_posix() for p in shown]
+    ids = [f"{i}.png" for i in range(20)]
+    for i, name in enumerate(ids):
+        write(folder / "shown" / name, 100 + i)
     values = np.random.default_rng(0).standard_normal((len(ids), 7)).astype(np.float32)
     np.savez(folder / "mine.npz", responses=values, ids=ids)
-    options = {"responses": folder / "mine.npz", "images": folder / "images" / "train"}
+    options = {"responses": folder / "mine.npz", "images": folder / "shown"}
     remedy = yield lambda: load_study(folder / "images", space="voxels", **options)
     name, value = re.search(r"add (\w+): (\w+)", remedy).groups()
     options[name] = value
