@@ -118,7 +118,7 @@ def note_backbone(name: str, weights: str, digest: str) -> None:
     # whatever is loaded as the model first is the model, also where a control reads it
     if _CONTROLS:
         note["role"] = "control"
-    _LOADED_BACKBONES.setdefault(name + digest, note)
+    _LOADED_BACKBONES.setdefault(name + (digest or weights), note)
 
 
 def loaded_backbones() -> list[dict[str, str]]:

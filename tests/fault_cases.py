@@ -219,7 +219,7 @@ CASES = {
     ),
     35: (
         "A correlation of fewer than three values is refused.",
-        f"{M}/test_correlation.py::test_refusals",
+        "tests/remedies/test_metrics.py::test_responses_that_cannot_be_correlated",
         "tests/losses/test_pcc.py::test_a_correlation_needs_three_values",
         f"{E}/test_encoding.py::test_too_few_stimuli_are_refused",
     ),
@@ -318,7 +318,7 @@ CASES = {
     53: (
         "Labels outside the head, negative or fractional labels are refused.",
         f"{M}/test_classification.py::test_labels_outside_the_head_refused",
-        f"{M}/test_classification.py::test_float_labels_and_wrong_shapes_refused",
+        "tests/remedies/test_metrics.py::test_labels_that_do_not_fit_logits",
         f"{E}/test_evaluate_ood.py::test_an_unlabelled_image_is_refused",
     ),
     54: (

@@ -181,7 +181,7 @@ def test_models_may_be_places_of_saved_models_in_place_of_names(spec, tmp_path):
 MISSING = {
     "a misspelt name": ("plantd", "did you mean 'planted'"),
     "a folder that is not there": ("photographs", "name of a study or an existing folder"),
-    "a file that is not there": ("my.yaml", "a study file; got nothing at .*write one"),
+    "a file that is not there": ("my.yaml", "a study file; got nothing at .*write it"),
     "a data set that needs a folder": ("nsd", "pass root"),
     "a file of another kind": ("other.yaml", "name among .*did you mean 'folder'"),
     "a data set without its folder": ("domains", "study: domains' and .*root.*write this file"),

@@ -53,9 +53,9 @@ def original(study):
 
 
 def test_figures_and_records_name_the_network_before_alignment(study, original):
-    served = {found["name"]: found["weights"] for found in loaded_backbones()}
+    served = {(found["name"], found["weights"]) for found in loaded_backbones()}
     wanted = f"trained from scratch on {len(study.set('train'))} labelled images of planted"
-    assert served[f"CORnet-S of width {original.config.width}"] == wanted
+    assert (f"CORnet-S of width {original.config.width}", wanted) in served
 
 
 def held_out_rsa(model, subject):
@@ -111,7 +111,7 @@ def test_beta_zero_is_the_control_without_fmri_and_gains_nothing(study, original
 
 def test_a_network_is_aligned_to_an_array_of_electrodes(study, original, tmp_path):
     whole, draw = study.subject(), np.random.default_rng(0)
-    sites = draw.choice(whole.n_vertices, 40, replace=False)
+    sites = draw.choice(whole.n_vertices, 80, replace=False)
     planted = whole.truth["noiseless"][:, sites]
     single = planted[:, None] + 0.5 * draw.normal(size=(len(planted), 3, len(sites)))
     for k in range(len(planted)):
@@ -129,7 +129,8 @@ def test_a_network_is_aligned_to_an_array_of_electrodes(study, original, tmp_pat
     }
     test = monkey.stimuli.subset(monkey.rows("test"))
     found = gain_test(models, test, brain_targets(monkey), n_permutations=200).set_index("model")
-    assert found.loc["aligned", "p"] < 0.05 < found.loc["shuffled", "p"]
+    assert found.loc["aligned", "p"] < 0.05
+    assert found.loc["aligned", "gain"] > found.loc["shuffled", "gain"] + 0.04
     assert monkey.kind == "measured" and "array (measured)" in models["aligned"].label
 
 
