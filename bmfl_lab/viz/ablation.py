@@ -107,7 +107,7 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
         )
         drawn.grid[0, 0].plot([], [], " ", label="bars: 95 % interval")
         drawn.grid[0, 0].set_yticks(range(len(regions)), regions)
-        drawn.grid[0, 0].invert_yaxis()
+        drawn.grid[0, 0].set_ylim(len(regions) - 0.4, -0.6)
         drawn.legend()
     return drawn.figure
 
@@ -189,7 +189,7 @@ def controls_figure(
             ax.set_title(name)
             ax.set_xlabel("accuracy, %", fontsize=9)
         drawn.grid[0, 0].set_yticks(range(len(models)), models)
-        drawn.grid[0, 0].invert_yaxis()
+        drawn.grid[0, 0].set_ylim(len(models) - 0.4, -0.6)
         mark = {"marker": "o", "color": GREY, "lw": 1.4, "ms": 5}
         said = ", ".join(filter(None, ("mean over seeds, 95 % interval", count_note(rows))))
         drawn.grid[0, 0].plot([], [], label=said, **mark)

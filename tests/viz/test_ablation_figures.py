@@ -44,6 +44,8 @@ def test_effects_stand_at_their_place_and_only_sure_ones_are_filled():
     ]
     shown = np.concatenate([line.get_xdata() for line in filled])
     np.testing.assert_allclose(shown, 40)
+    below, above = figure.axes[0].get_ylim()  # the outer rows stand clear of the frame
+    assert below > max(figure.axes[0].get_yticks()) + 0.5 and above < -0.5
 
 
 def test_a_map_paints_each_roi_with_its_value():
