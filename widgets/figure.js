@@ -90,11 +90,15 @@ class Figure {
   }
 
   async turned() {
-    const eye = this.box._fullLayout.scene?._scene?.getCamera().eye;
+    const camera = this.box._fullLayout.scene?._scene?.getCamera();
     const place = this.parts.look.data.findIndex((trace) => trace.name === "names" && trace.customdata);
-    if (!eye || place < 0) return;
-    const { x, y, z } = facing(this.parts.look.data[place], eye);
+    if (!camera || place < 0 || this.turning) return;
+    const { x, y, z } = facing(this.parts.look.data[place], camera.eye);
+    this.turning = true; // what follows reports a turn, too
     await this.Plotly.restyle(this.box, { x: [x], y: [y], z: [z] }, [place]);
+    // where the kernel has turned the camera before, plotly goes back to that when it draws
+    await this.Plotly.relayout(this.box, { "scene.camera": camera });
+    this.turning = false;
   }
 
   // The size of a brain is set for a wide figure; in a narrow one plotly would cut its sides off.
