@@ -316,6 +316,13 @@ def judged(state: State, checks: Iterable[CheckRow]) -> str:
     return said
 
 
+_GROUPS = {
+    "Image": ("images", "index", "shift", "severity"),
+    "Attention": ("source", "model", "block", "head", "region"),
+    "Look": ("opacity", "compare", "other_index", "other_model", "tiles", "linked"),
+}
+
+
 def attention_explorer(
     source: Explorer | str | Path,
     /,
@@ -374,11 +381,7 @@ def attention_explorer(
         title=f"Attention: {source.title}",
         state=first,
         controls=_controls(source, first),
-        groups={
-            "Image": ("images", "index", "shift", "severity"),
-            "Attention": ("source", "model", "block", "head", "region"),
-            "Look": ("opacity", "compare", "other_index", "other_model", "tiles", "linked"),
-        },
+        groups=_GROUPS,
         views=[
             (pictures, "1 1 520px"),
             (bars, "1 1 400px"),

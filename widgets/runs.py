@@ -347,24 +347,6 @@ def run_browser(
     first = resolve(State(**state), source)
     figure, curves = LiveFigure(_figure()), LiveFigure(_curves())
     table = Table("runs")
-    names = list(source.records) or [""]
-    text = w.Text(
-        value=first.text,
-        description="Filter",
-        placeholder="part of a name",
-        style=LABEL,
-        layout=WIDE,
-        continuous_update=False,
-    )
-    controls = {
-        "text": text,
-        "first": dropdown("First run", names, first.first or names[0]),
-        "second": dropdown("Second run", names, first.second or names[0]),
-        "metric": dropdown("Metric", [first.metric], first.metric),
-        "seeds": w.Checkbox(
-            value=first.seeds, description="Single seeds", style=LABEL, layout=WIDE
-        ),
-    }
 
     def draw(found: dict, state: State) -> str:
         links = [_links(run["run"], source) for run in found["runs"]]
@@ -377,7 +359,7 @@ def run_browser(
     frame = Frame(
         title=f"Runs in {source.folder.name}",
         state=first,
-        controls=controls,
+        controls=_controls(source, first),
         groups={
             "Find": ("text",),
             "Compare": ("first", "second"),
@@ -400,6 +382,18 @@ def run_browser(
 
     table.on_click(clicked)
     return frame
+
+
+def _controls(source: Source, first: State) -> dict[str, w.Widget]:
+    names, look = list(source.records) or [""], {"style": LABEL, "layout": WIDE}
+    text = {"description": "Filter", "placeholder": "part of a name", "continuous_update": False}
+    return {
+        "text": w.Text(value=first.text, **text, **look),
+        "first": dropdown("First run", names, first.first or names[0]),
+        "second": dropdown("Second run", names, first.second or names[0]),
+        "metric": dropdown("Metric", [first.metric], first.metric),
+        "seeds": w.Checkbox(value=first.seeds, description="Single seeds", **look),
+    }
 
 
 def _adjust(state: State, controls: Mapping[str, w.Widget], source: Source) -> State:

@@ -151,8 +151,7 @@ def read_subject(
     if named:
         _check_counts(folder.name, n_vertices, len(parts[0][0]))
     atlas, missing = read_atlas(folder, n_vertices, guard, need_all=named)
-    if not note.surface:  # the places on fsaverage only number the vertices
-        atlas = replace(atlas, surface_index=None, mesh=None)
+    atlas = atlas if note.surface else _off_surface(atlas)
     keep, constant = _usable(parts, atlas, nan_policy, folder)
     paths = [p for part in parts for p in part[0]]
     ids = [i for part in parts for i in part[1]]
@@ -180,6 +179,11 @@ def read_subject(
         kind="simulated" if note.simulated else "measured",
         info=info,
     )
+
+
+def _off_surface(atlas: Atlas) -> Atlas:
+    """Return an atlas whose places on fsaverage only number the vertices."""
+    return replace(atlas, surface_index=None, mesh=None)
 
 
 def read_test_images(folder: str | Path, *, follow_links: bool = False) -> StimulusSet:
@@ -721,7 +725,7 @@ def write_subject(
         "choose another folder",
     )
     if subject.atlas.mesh not in (None, *MESHES):  # fsLR 32k: its numbers are not fsaverage's
-        plain = replace(subject.atlas, surface_index=None, mesh=None)
+        plain = _off_surface(subject.atlas)
         subject = replace(subject, atlas=plain)
     numbers = _numbers(subject, nsd_numbers)
     arrays, mappings = _masks(subject)  # before anything is written, as this may refuse

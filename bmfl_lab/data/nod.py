@@ -43,7 +43,6 @@ from bmfl_lab.errors import (
     DataError,
     FetchError,
     message,
-    nearest,
     require,
     require_known,
 )
@@ -676,10 +675,7 @@ def load(
         photograph of the image sets was shown to a subject.
     """
     check_nan_policy(nan_policy)
-    if labels not in LABELS:
-        raise ConfigError(
-            message(f"labels among {LABELS}", repr(labels), nearest(str(labels), LABELS))
-        )
+    require_known(labels, LABELS, ConfigError, f"labels among {LABELS}")
     place = Path(root).expanduser() if str(root) else home() / "studies" / "nod"
     names = _chosen(place, subjects, subject, images_of)
     guard = link_guard(place, follow_links)
@@ -692,8 +688,8 @@ def load(
     people = _people(place, names, images_of)
     missing = _arguments(place, names, people)
     sets, extra = _image_sets(place, people, labels, shares, guard, missing)
-    everything = [i for one in every for i in one.ids]
-    classes = sets["train"].class_names if sets else sorted(set(_classes(everything, labels)))
+    shown_ids = (i for one in every for i in one.ids)
+    classes = sets["train"].class_names if sets else sorted(set(_classes(shown_ids, labels)))
     stored = None if cache is None else Path(cache).expanduser() / f"nod-{'-'.join(names)}.npy"
     responses = _responses(every, keep, stored)
     found, row = {}, 0
@@ -710,9 +706,7 @@ def load(
         row += len(ids)
     if pool:
         found = {"pooled": _pooled(found, responses, shares), **found}
-    if sets:  # by id; `load_study` compares the images
-        for person in found.values():
-            check_leakage({**sets, f"stimuli of {person.name}": person.stimuli}, images=False)
+    _check_apart(sets, found.values())
     return Study(
         name="nod",
         description=_describe(found, sets),
@@ -737,6 +731,15 @@ def _as_subject(
     splits, record = split_by_id(stimuli.ids, **shares)
     info = {**info, "split": record}
     return Subject(stimuli.name, stimuli, responses, atlas, splits, info=info, **fields)
+
+
+def _check_apart(sets: Mapping[str, StimulusSet], people: Iterable[Subject]) -> None:
+    """Refuse a photograph of the image sets that a subject saw, by id.
+
+    `load_study` compares the images themselves.
+    """
+    for person in people if sets else ():
+        check_leakage({**sets, f"stimuli of {person.name}": person.stimuli}, images=False)
 
 
 def _single(

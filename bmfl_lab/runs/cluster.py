@@ -37,9 +37,8 @@ _PARAMETERS = {
     "memory_gb": "mem_gb",
     "minutes": "timeout_min",
     "partition": "slurm_partition",
-    "nodes": "nodes",
 }
-"""Names of the resources of a spec, and of the same parameters of submitit."""
+"""Resources of a spec that have another name among the parameters of submitit."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,17 @@ class ExecuteRun:
         """Execute the run and return its state."""
         if (count := self.run.resources.get("nodes", 1)) > 1:
             node = _this_node(count)
-            given = dict(self.run.parameters)
-            n_processes = given.get("n_processes", 1)
-            stem, folder = self.run.notebook.stem, _jobs_folder(self.run, self.out)
-            with contextlib.chdir(self.run.root):  # a relative study is found from there
-                train_in_processes(n_processes, stem, given, folder / self.run.run_id, node)
+            self._train(node)
             if node.rank:
                 return "trained"
         return execute_one(self.run, self.out, self.force)
+
+    def _train(self, node: Node) -> None:
+        """Train the models of the run, together with its other nodes."""
+        given, folder = self.run.parameters, _jobs_folder(self.run, self.out) / self.run.run_id
+        with contextlib.chdir(self.run.root):  # a relative study is found from there
+            stem, n_processes = self.run.notebook.stem, given.get("n_processes", 1)
+            train_in_processes(n_processes, stem, given, folder, node)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Return the job that SLURM queues again when it stops this one."""
@@ -78,8 +80,8 @@ class ExecuteRun:
 def _this_node(count: int) -> Node:
     """Return which node of its job this process runs on, and where all of them meet.
 
-    The port is another one each time SLURM starts the job, so that a job that was queued again
-    cannot meet processes that are left from before.
+    Each start of a job has a port of its own, so that a requeued job cannot join the rendezvous of
+    the processes that it left behind.
     """
     import submitit
 

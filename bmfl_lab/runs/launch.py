@@ -25,7 +25,7 @@ class Node:
     address : str
         Name or address of node 0, as the other nodes reach it.
     port : int
-        Port on node 0 where the processes meet.
+        Port of the rendezvous on node 0.
     """
 
     count: int
@@ -72,7 +72,7 @@ def train_in_processes(
     spec = Path(folder) / ("training.yaml" if node is None else f"training-{node.rank}.yaml")
     notebook = project_root() / "notebooks" / f"{stem}.ipynb"
     write_json(spec, {"notebook": str(notebook), "params": dict(parameters)})
-    command = [sys.executable, "-m", "torch.distributed.run", *_meeting(node)]
+    command = [sys.executable, "-m", "torch.distributed.run", *_rendezvous(node)]
     command += ["--nproc_per_node", str(n_processes), "-m", "bmfl_lab.training", str(spec)]
     command += ["--train-only"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -104,8 +104,8 @@ def train_in_processes(
     )
 
 
-def _meeting(node: Node | None) -> list[str]:
-    """Return the options that tell torchrun which processes belong together."""
+def _rendezvous(node: Node | None) -> list[str]:
+    """Return the options of torchrun that say where the processes find each other."""
     if node is None:
         return ["--standalone"]
     where = {

@@ -5,6 +5,7 @@ Shape suffixes: L heads (learning rates), B batch, D features, C classes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -171,40 +172,29 @@ def train_probe(
         "pass at least one of each, and no more blocks than the backbone has",
     )
     store = context.store
-    train, val = study.set("train"), study.set("val")
+    train, val, n_classes = study.set("train"), study.set("val"), len(study.class_names)
     for stimuli in (train, val):
-        check_labels(stimuli, len(study.class_names))
+        check_labels(stimuli, n_classes)
         # the longest list first, so that one pass of the backbone serves all
         probe_features(store, backbone, stimuli, range(-max(n_blocks), 0), False)
     table, best = [], None
-    for n in n_blocks:
+    rates = [rate * batch_size / 256 for rate in learning_rates]
+    settings = (n_classes, rates, epochs, batch_size, seed, context.device)
+    for n, mean in itertools.product(n_blocks, mean_patch):
         blocks = tuple(range(-n, 0))
-        for mean in mean_patch:
-            x, x_val = (probe_features(store, backbone, s, blocks, mean) for s in (train, val))
-            rates = [rate * batch_size / 256 for rate in learning_rates]
-            weight, bias = _fit(
-                x,
-                train.labels,
-                len(study.class_names),
-                rates,
-                epochs,
-                batch_size,
-                seed,
-                context.device,
-            )
-            accuracies = _accuracies(x_val, val.labels, weight, bias)
-            for head, (rate, accuracy) in enumerate(zip(rates, accuracies)):
-                table.append(
-                    {"n_blocks": n, "mean_patch": mean, "lr": rate, "val_accuracy": accuracy}
-                )
-                if accuracy is not None and (best is None or accuracy > best[0]):
-                    best = (accuracy, blocks, mean, weight[head], bias[head], rate)
+        x, x_val = (probe_features(store, backbone, s, blocks, mean) for s in (train, val))
+        weight, bias = _fit(x, train.labels, *settings)
+        accuracies = _accuracies(x_val, val.labels, weight, bias)
+        for head, (rate, accuracy) in enumerate(zip(rates, accuracies)):
+            table.append({"n_blocks": n, "mean_patch": mean, "lr": rate, "val_accuracy": accuracy})
+            if accuracy is not None and (best is None or accuracy > best[0]):
+                best = (accuracy, blocks, mean, weight[head], bias[head], rate)
     require(
         best is not None,
         NumericsError,
         "a finite head",
         "none in the grid",
-        f"use learning rates below {min(learning_rates):g}, for example 0.01",
+        f"use smaller learning rates, for example {min(learning_rates) / 10:g}",
     )
     return TrainedProbe(name, seed, backbone, store, *best[1:], table=table)
 

@@ -252,7 +252,7 @@ def agreement_figure(
     level_label : str, default "chance"
         Name of the level.
     joined : str, default "models in order"
-        What a line joins in which order, for the legend.
+        Models that a line joins, and their order, as the legend names them.
 
     Returns
     -------

@@ -475,15 +475,10 @@ def convergence_figure(
             span = np.ptp(known) or 1.0 if len(known) else 1.0
             edge = known.max() * 3 if wide else known.max() + 0.3 * span if len(known) else 1.0
             ax.set_xscale("log" if wide else "linear")
-            for model, value in scores[score].items():
+            errors = _score_errors(scores, score)
+            for (model, value), error in zip(scores[score].items(), errors):
                 place = edge if np.isnan(x[model]) else x[model]
                 face = "white" if np.isnan(x[model]) else colour[model]
-                error = None
-                if f"{score}_low" in scores:
-                    ends = scores.loc[model, [f"{score}_low", f"{score}_high"]].astype(float)
-                    # the score of all stimuli may lie beyond those of every resample
-                    below, above = value - ends.iloc[0], ends.iloc[1] - value
-                    error = [[max(below, 0)], [max(above, 0)]]
                 style = {"fmt": marker[model], "ms": 6, "capsize": 2, "color": colour[model]}
                 never = attributes.reindex(scores.index).loc[model].isna().all()
                 name = model if never or not np.isnan(x[model]) else None
@@ -498,12 +493,9 @@ def convergence_figure(
             if score == "encoding" and ceiling is not None:
                 ax.axhline(ceiling, lw=1.4, color="black", label="noise ceiling")
             row = trends[(trends["attribute"] == attribute) & (trends["score"] == score)]
-            said = (
-                "too few models"
-                if row.empty
-                else f"rho {round(row['rho'].iloc[0], 2) + 0.0:+.2f}, "
-            )
-            said += "" if row.empty else f"p {row['p'].iloc[0]:.3f}"
+            said = "too few models"
+            if not row.empty:
+                said = f"rho {row['rho'].iloc[0]:+z.2f}, p {row['p'].iloc[0]:.3f}"
             ax.set_title(said, fontsize=9)
             ax.set(xlabel=attribute, ylabel=f"{score} score, r")
         if attributes.isna().any(axis=None):
@@ -512,6 +504,16 @@ def convergence_figure(
         ax.plot([], [], " ", label="titles: Spearman over models, p not adjusted")
         drawn.legend()
     return drawn.figure
+
+
+def _score_errors(scores: pd.DataFrame, score: str) -> list[np.ndarray | None]:
+    """Return the error bar of each model's score, shape (2, 1), or None where ends are missing."""
+    if f"{score}_low" not in scores:
+        return [None] * len(scores)
+    value, low, high = scores[[score, f"{score}_low", f"{score}_high"]].to_numpy(float).T
+    # the score of all stimuli may lie beyond those of every resample
+    ends = np.maximum([value - low, high - value], 0)
+    return list(ends.T[:, :, None])
 
 
 def grouped_figure(

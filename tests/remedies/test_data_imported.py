@@ -305,3 +305,12 @@ def test_predictions_for_a_study(folder, env):
     saved(folder, known)
     yield lambda: load_study(images, subject="file", **options)
     saved(folder, (values - values[train].mean(0)) / values[train].std(0))
+
+
+@follows(("files.py", "save it as UTF-8, or {}"))
+def test_a_table_of_ids_in_latin_1(folder, env):
+    path, table = saved(folder), folder / "ids.csv"
+    lines = "\n".join(["id", "café", *IDS[1:]])
+    table.write_text(lines, encoding="latin-1")
+    yield lambda: read_responses(path, table, space="voxels")
+    table.write_text(lines, encoding="utf-8")
