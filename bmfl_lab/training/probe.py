@@ -194,7 +194,7 @@ def train_probe(
         NumericsError,
         "a finite head",
         "none in the grid",
-        f"use smaller learning rates, for example {min(learning_rates) / 10:g}",
+        f"use rates of the published grid, {LEARNING_RATES[0]:g} to {LEARNING_RATES[-1]:g}",
     )
     return TrainedProbe(name, seed, backbone, store, *best[1:], table=table)
 

@@ -52,6 +52,13 @@ def turn(opened, plot):
     return turned
 
 
+def face_regions(opened, name):
+    """Turn a cortex that was turned by hand back to where its regions can be seen and clicked on."""
+    for view in ("dorsal", "posterior"):
+        opened.frame(name).get_by_label("View", exact=True).select_option(view)
+        opened.watched.settle()
+
+
 NAMES = """e => { const trace = e._fullData.find(t => t.name === 'names');
     return [trace.customdata, [trace.x, trace.y, trace.z]] }"""
 
@@ -71,6 +78,7 @@ def test_names_stand_in_front_of_the_brain_however_it_is_turned(opened):
         assert len(distance) > 10 and towards == pytest.approx(distance) and min(distance) > 20
         turned = turn(opened, plot)
         assert turned != pytest.approx(before, abs=1e-3), "the cortex was not turned"
+    face_regions(opened, "ablation")
     opened.healthy()
 
 
@@ -126,9 +134,7 @@ def test_another_view_turns_the_camera_and_a_turn_by_hand_after_it_stays_too(ope
             maps.select_option(option)
             opened.watched.settle()
             assert plot.evaluate(EYE) == pytest.approx(turned, abs=1e-6), (name, option)
-    for name in ("dorsal", "posterior"):  # as the other tests expect it
-        view.select_option(name)
-        opened.watched.settle()
+    face_regions(opened, "surface")
     opened.healthy()
 
 

@@ -96,7 +96,9 @@ class Page:
         canvas.scroll_into_view_if_needed()
         before = self.status(name)
         box = canvas.bounding_box()
-        for x, y in coloured(canvas.screenshot()):
+        places = coloured(canvas.screenshot())
+        assert places, f"no region of {name} can be seen"
+        for x, y in places:
             at = box["x"] + x, box["y"] + y
             self.page.mouse.move(at[0] - 3, at[1] - 3)
             self.page.mouse.move(*at, steps=3)

@@ -160,7 +160,7 @@ def test_predictions_that_are_not_there(folder, env):
         "training/probe.py",
         "pass at least one of each, and no more blocks than the backbone has",
     ),
-    ("training/probe.py", "use learning rates below {}, for example 0.01"),
+    ("training/probe.py", "use rates of the published grid, {} to {}"),
 )
 def test_a_grid_without_a_probe(folder, env):
     grid = {"n_blocks": (1, 40), "mean_patch": (), "learning_rates": ()}
@@ -178,7 +178,7 @@ def test_a_grid_without_a_probe(folder, env):
     yield probe
     grid |= {"n_blocks": (1,), "mean_patch": (False,), "learning_rates": (1e42,)}
     remedy = yield probe
-    grid["learning_rates"] = (float(re.search("example (.*)", remedy)[1]),)
+    grid["learning_rates"] = tuple(map(float, re.search(r"grid, (\S+) to (\S+)", remedy).groups()))
 
 
 def relabelled(labels):
