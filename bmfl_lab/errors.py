@@ -104,16 +104,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         ``"did you mean 'x'?"``, or the list of valid names if none is similar.
     """
     options = list(dict.fromkeys(map(str, valid)))
-    same = [option for option in options if normal(option) == normal(name)]
-    found = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
-    remedy = f"choose one of {', '.join(sorted(options))}"
     if not options:
-        remedy = "check the spelling and the place, as there is none to choose from"
-    elif same:
-        remedy = f"copy {same[0]!r} from the folder: its accents are stored as other characters"
-    elif found:
-        remedy = f"did you mean {found[0]!r}?"
-    return remedy
+        return "check the spelling and the place, as there is none to choose from"
+    same = [option for option in options if normal(option) == normal(name)]
+    if same:
+        return f"copy {same[0]!r} from the folder: its accents are stored as other characters"
+    found = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
+    return f"did you mean {found[0]!r}?" if found else f"choose one of {', '.join(sorted(options))}"
 
 
 def require(

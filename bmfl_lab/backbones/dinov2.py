@@ -284,10 +284,8 @@ def local_candidates(name: str) -> list[Path]:
 
 def looks_like(state: Mapping[str, torch.Tensor], name: str, backbone: ViT) -> str:
     """Return advice for weights that do not fit, by how they differ from the architecture."""
-    remedy = "give the state dict of the whole backbone, as it was saved"
     if "cls_token" not in state:
-        remedy = "give a DINOv2 backbone's state dict in the original or the Hugging Face key names"
-        return remedy
+        return "give a DINOv2 backbone's state dict in the original or the Hugging Face key names"
     wanted = ARCHITECTURES[name]
     width = (0, *state["cls_token"].shape)[-1]
     blocks = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
@@ -299,22 +297,20 @@ def looks_like(state: Mapping[str, torch.Tensor], name: str, backbone: ViT) -> s
         if (sizes.width, sizes.n_blocks, sizes.n_registers) == (width, blocks, registers)
     ]
     if alike and name not in alike:
-        remedy = f"{found}: load it under that name, {' or '.join(alike)}, not {name}"
-        return remedy
+        return f"{found}: load it under that name, {' or '.join(alike)}, not {name}"
     if not alike:
-        remedy = f"{found}: give weights of {name}, as no DINOv2 model has these sizes"
-        return remedy
+        return f"{found}: give weights of {name}, as no DINOv2 model has these sizes"
     ours = {k: v.shape for k, v in backbone.state_dict().items()}
     more = sorted(state.keys() - ours.keys() - {"mask_token"})
     if more:
-        remedy = f"save the state dict of the backbone by itself, without {', '.join(more[:4])}"
-    elif "pos_embed" in state and state["pos_embed"].shape != ours["pos_embed"]:
-        remedy = (
+        return f"save the state dict of the backbone by itself, without {', '.join(more[:4])}"
+    if "pos_embed" in state and state["pos_embed"].shape != ours["pos_embed"]:
+        return (
             f"interpolate pos_embed to shape {tuple(ours['pos_embed'])}, that is "
             f"{wanted.grid} x {wanted.grid} patches of images of "
             f"{wanted.grid * wanted.patch_size} px, or give the original checkpoint"
         )
-    return remedy
+    return "give the state dict of the whole backbone, as it was saved"
 
 
 _HF_NAMES = [

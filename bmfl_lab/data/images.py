@@ -142,7 +142,7 @@ def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIX
 def _explain(error: Exception, data: bytes) -> tuple[str, str]:
     """Return what is wrong with the content of an image file, and a remedy for this cause."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return _describe(data)
+        return _explain_foreign(data)
     got = f"{type(error).__name__}: {error}"
     if isinstance(error, (Image.DecompressionBombError, MemoryError)):
         return got, "make the image smaller, or remove the file"
@@ -191,7 +191,7 @@ def _scale_deep_grey(picture: Image.Image, name: str) -> np.ndarray:
     return 255 - grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
 
 
-def _describe(data: bytes) -> tuple[str, str]:
+def _explain_foreign(data: bytes) -> tuple[str, str]:
     """Return what a file of no known image format holds, and what to do with it."""
     start = data[:256].lstrip()
     for beginnings, what, remedy in _FOREIGN:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from bmfl_lab.data.shifts import SHIFTS, shifted
 from bmfl_lab.data.study import Study
@@ -693,7 +694,7 @@ def reliability_table(per_image: pd.DataFrame, n_bins: int = 15) -> pd.DataFrame
 
 def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of the 95 % Wilson interval of shares of n independent answers."""
-    z = 1.959964
+    z = ndtri(0.975)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
     return middle - half, middle + half

@@ -1,5 +1,6 @@
 """The remedies of `bmfl_lab.data` about image files, class folders, image sets and shards, each followed."""
 
+import hashlib
 import io
 import os
 import re
@@ -8,8 +9,7 @@ import shutil
 import zipfile
 
 import numpy as np
-import pytest
-from following import follows, remedy_of
+from following import follows
 from pictures import write
 from PIL import Image, PngImagePlugin
 from scipy.io import savemat
@@ -35,7 +35,6 @@ from bmfl_lab.data.ood_sets import (
 from bmfl_lab.data.prepare import prepare_images
 from bmfl_lab.data.shards import write_shards
 from bmfl_lab.data.stimuli import from_arrays
-from bmfl_lab.errors import DataError
 
 CLASSES = ("bird", "cat")
 WNIDS = tuple(f"n{1440764 + 97 * i:08d}" for i in range(1000))
@@ -137,6 +136,26 @@ def archive_of_an_image():
     return stream.getvalue()
 
 
+def lfs_pointer():
+    content = encoded("PNG")
+    digest = hashlib.sha256(content).hexdigest()
+    lines = ("version https://git-lfs.github.com/spec/v1", f"oid sha256:{digest}")
+    return "\n".join([*lines, f"size {len(content)}\n"]).encode()
+
+
+def annex_pointer():
+    content = encoded("PNG")
+    digest = hashlib.sha256(content).hexdigest()
+    return f"/annex/objects/SHA256E-s{len(content)}--{digest}.png\n".encode()
+
+
+def pull(path):
+    """Replace a pointer by the content that it names, as git-lfs and git-annex do."""
+    content = encoded("PNG")
+    assert hashlib.sha256(content).hexdigest() in path.read_text()
+    path.write_bytes(content)
+
+
 def array_file():
     stream = io.BytesIO()
     np.save(stream, PIXELS)
@@ -153,33 +172,38 @@ def download(path):
     path.write_bytes(encoded("PNG"))
 
 
-AMONG_IMAGES = {
-    "download or copy it again": (lambda: b"<!DOCTYPE html>", download),
-    "unpack and remove it": (archive_of_an_image, unpack),
-    "convert it to PNG or JPEG": (lambda: encoded("JPEG2000"), convert),
-    "move it out of the folder of images": (
-        array_file,
-        lambda path: path.rename(path.parents[1] / "array.npy"),
+@follows(
+    ("data/images.py", "download or copy it again"),
+    ("data/images.py", "unpack and remove it"),
+    ("data/images.py", "convert it to PNG or JPEG"),
+    ("data/images.py", "move it out of the folder of images"),
+    (
+        "data/images.py",
+        "save it without its text and colour profile, for example: mogrify -strip FILE",
     ),
-    "save it without its text and colour profile, for example: mogrify -strip FILE": (
-        image_with_a_long_text,
-        strip,
-    ),
-    "replace or remove the file": (lambda: b"notes", lambda path: path.unlink()),
-}
-
-
-@pytest.mark.parametrize("remedy", AMONG_IMAGES)
-def test_a_file_among_images_that_is_none(remedy, tmp_path):
-    content, follow = AMONG_IMAGES[remedy]
-    class_images(tmp_path)
-    path = tmp_path / "train" / "cat" / "1.png"
-    path.write_bytes(content())
-    with pytest.raises(DataError) as caught:
-        load_study(tmp_path)
-    assert remedy_of(caught.value) == remedy
-    follow(path)
-    assert len(load_study(tmp_path).set("train")) in (2, 3)
+    ("data/images.py", "replace or remove the file"),
+    ("data/images.py", "run 'git lfs pull' at its source"),
+    ("data/images.py", "run 'git annex get' at its source"),
+)
+def test_files_among_images_that_are_none(folder, env):
+    class_images(folder)
+    path = folder / "train" / "cat" / "1.png"
+    for content, follow in (
+        (lambda: b"<!DOCTYPE html>", download),
+        (archive_of_an_image, unpack),
+        (lambda: encoded("JPEG2000"), convert),
+        (array_file, lambda path: path.rename(path.parents[1] / "array.npy")),
+        (image_with_a_long_text, strip),
+        (lambda: b"notes", lambda path: path.unlink()),
+        (lfs_pointer, pull),
+        (annex_pointer, pull),
+    ):
+        path.write_bytes(content())
+        yield lambda: load_study(folder)
+        follow(path)
+        assert len(load_study(folder).set("train")) in (2, 3)
+        for left in (folder / "train").rglob("1.*"):
+            left.unlink()
 
 
 # --- class folders ---

@@ -12,6 +12,8 @@ SOURCES = sorted(p for top in ("bmfl_lab", "widgets") for p in (ROOT / top).rglo
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 POSITION = {"message": 2, "require": 4, "read_table": 2, "require_rows": 3}
 """Functions that raise, and the place of the remedy among their arguments."""
+RETURNED = {"nearest", "looks_like", "_explain", "_explain_foreign"}
+"""Functions that return a remedy, alone or as the last of several values."""
 HELD = {"remedy", "do", "redo", "otherwise", "hint"}
 """Variables that hold a remedy before it is passed on."""
 OF_OTHERS = {
@@ -51,6 +53,9 @@ def remedy_nodes(tree):
             place = POSITION.get(name, len(node.args))
             yield from node.args[place : place + 1]
             yield from (k.value for k in node.keywords if k.arg == "remedy")
+        elif isinstance(node, ast.FunctionDef) and node.name in RETURNED:
+            values = (n.value for n in ast.walk(node) if isinstance(n, ast.Return))
+            yield from (v.elts[-1] if isinstance(v, ast.Tuple) else v for v in values)
         elif isinstance(node, ast.arguments):
             named = [*node.args[len(node.args) - len(node.defaults) :], *node.kwonlyargs]
             values = zip(named, [*node.defaults, *node.kw_defaults])
@@ -65,7 +70,7 @@ def collect():
             variables |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
             found += [(f"{path.relative_to(ROOT)}:{node.lineno}", t) for t in texts(node)]
     held = {v for v in variables if v.isupper() or v in HELD}
-    held |= {"_REMEDIES"}
+    held |= {"_REMEDIES", "_FOREIGN"}
     for path, tree in TREES.items():
         for node in ast.walk(tree):
             targets = getattr(node, "targets", [getattr(node, "target", None)])
@@ -74,6 +79,7 @@ def collect():
                 value = node.value
                 parts = value.elts if isinstance(value, ast.Tuple) else [value]
                 parts = value.keys if isinstance(value, ast.Dict) else parts
+                parts = [p.elts[-1] if isinstance(p, ast.Tuple) else p for p in parts]
                 place = f"{path.relative_to(ROOT)}:{node.lineno}"
                 found += [(place, t) for part in parts for t in texts(part)]
     return sorted(set(found))
