@@ -15,7 +15,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -316,7 +316,11 @@ def headless() -> bool:
 
 
 def progress(
-    items: Iterable[T], what: str, total: int | None = None, every: float = 10.0
+    items: Iterable[T],
+    what: str,
+    total: int | None = None,
+    every: float = 10.0,
+    note: Callable[[], str] | None = None,
 ) -> Iterator[T]:
     """Iterate over items with a progress bar, or with plain lines if `headless` is true.
 
@@ -330,6 +334,9 @@ def progress(
         Number of items, if `items` has no length.
     every : float, default 10.0
         Seconds between two plain lines.
+    note : callable, optional
+        ``note()`` returns a text that is shown behind the bar, renewed every second, or at the end
+        of each plain line.
 
     Yields
     ------
@@ -341,14 +348,23 @@ def progress(
     if not headless() and importlib.util.find_spec("tqdm"):
         from tqdm.auto import tqdm
 
-        yield from tqdm(items, desc=what, total=total, leave=False)
+        bar = tqdm(items, desc=what, total=total, leave=False)
+        last = time.monotonic()
+        for item in bar:
+            yield item
+            if note is not None and time.monotonic() - last >= 1:
+                bar.set_postfix_str(note(), refresh=False)
+                last = time.monotonic()
         return
     start = last = time.monotonic()
     for count, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
         if now - last >= every:
-            print(f"{what}: {count}/{total or '?'} after {now - start:.0f} s", flush=True)
+            took = now - start
+            left = f", about {took / count * (total - count):.0f} s left" if total else ""
+            said = f"; {note()}" if note is not None else ""
+            print(f"{what}: {count}/{total or '?'} after {took:.0f} s{left}{said}", flush=True)
             last = now
 
 

@@ -356,7 +356,8 @@ def attention_explorer(
     first = resolve(State(**state), source)
     checks, pictures, bars = tuple(checks), Pictures((250,) * 4), LiveFigure(_bars())
     measured: dict[tuple[str, str, str], Sequence[CheckRow]] = {}  # by source, model and region
-    tiles, patches, cortex = Pictures((1200,)), LiveFigure(_patches()), Cortex(source.atlas, 360)
+    tiles, patches = Pictures((1200,), scroll=True), LiveFigure(_patches())
+    cortex = Cortex(source.atlas, 360)
 
     def draw(found: dict, state: State) -> str:
         pictures.show(*_pictures(found["panels"], state))

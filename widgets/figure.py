@@ -412,12 +412,14 @@ class Pictures(w.HTML):
         Largest width of each image in pixels; all become narrower on a narrow page.
     wrap : bool, default False
         Continue in further rows on a narrow page instead.
+    scroll : bool, default False
+        Keep all sizes and scroll sideways, for images whose text would become too small to read.
     """
 
-    def __init__(self, widths: Sequence[int], wrap: bool = False):
+    def __init__(self, widths: Sequence[int], *, wrap: bool = False, scroll: bool = False):
         super().__init__()
         self._widths, self._images = tuple(widths), [""] * len(widths)
-        self._flow = "row wrap" if wrap else "row"
+        self._flow, self._scroll = "row wrap" if wrap else "row", scroll
 
     def show(
         self, *shown: tuple[np.ndarray | None, str] | tuple[np.ndarray, str, tuple[float, float]]
@@ -435,18 +437,19 @@ class Pictures(w.HTML):
             caption = html.escape(caption)
             bar = _colour_bar(*limits[0]) if limits else ""
             if image is not None:
-                self._images[place] = _tag(enlarged(image), caption)
+                self._images[place] = _tag(enlarged(image), caption, shrinks=not self._scroll)
             # a missing image keeps its place, so that the images beside it do not move
             visibility = "hidden" if image is None else "visible"
+            flex = "none" if self._scroll else f"0 1 {self._widths[place]}px"
             parts.append(
                 "<figure class='bmfl-picture' style='margin:0 12px 0 0;min-width:0;"
-                f"flex:0 1 {self._widths[place]}px'>"
+                f"flex:{flex}'>"
                 "<figcaption style='white-space:pre-line;line-height:1.3;overflow-wrap:anywhere'>"
                 f"{caption}</figcaption>"
                 f"{bar}<div style='visibility:{visibility}'>{self._images[place]}</div></figure>"
             )
         row = f"display:flex;flex-flow:{self._flow};row-gap:8px;align-items:flex-end;"
-        row += "font:13px Helvetica,Arial,sans-serif"
+        row += "font:13px Helvetica,Arial,sans-serif" + ";overflow-x:auto" * self._scroll
         self.value = f"<div style='{row}'>{''.join(parts)}</div>"
         empty = not any(image is not None or caption for image, caption, *_ in shown)
         self.layout.display = "none" if empty else None
@@ -478,12 +481,13 @@ def _colour_bar(low: float, high: float) -> str:
     )
 
 
-def _tag(image: np.ndarray, text: str) -> str:
+def _tag(image: np.ndarray, text: str, shrinks: bool = True) -> str:
     """Return an image, uint8 (H, W, 3 or 4), as an HTML element that contains it as a PNG file."""
     from PIL import Image
 
     buffer, (height, width) = io.BytesIO(), image.shape[:2]
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", compress_level=1)
     data = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    size = f"width:{width}px;max-width:100%;aspect-ratio:{width}/{height};display:block"
+    most = "100%" if shrinks else "none"
+    size = f"width:{width}px;max-width:{most};aspect-ratio:{width}/{height};display:block"
     return f"<img style='{size}' src='{data}' alt='{text}'>"

@@ -46,7 +46,8 @@ class State:
     text : str
         Only runs whose folder, notebook, study or parameters contain this text are listed.
     first, second : str
-        Two runs, by their folder below the results folder; the newest two by default.
+        Two runs, by their folder below the results folder. By default the newest, and the newest
+        other one that measured something in common with it.
     metric : str
         Metric that is compared; "accuracy" by default, or the first one that both runs have.
     sort : str, default "newest first"
@@ -130,11 +131,19 @@ def resolve(state: State, source: Source) -> State:
     """Return the state with two runs among those that match the text, and a metric they have."""
     names = _matching(source, state.text)
     first = state.first if state.first in names else next(iter(names), "")
-    other = next((n for n in names if n != first), first)
-    second = state.second if state.second in names else other
+    second = state.second if state.second in names else _comparable(source, names, first)
     metrics = _metrics(source, first, second)
     metric = state.metric if state.metric in metrics else next(iter(metrics), "")
     return dataclasses.replace(state, first=first, second=second, metric=metric)
+
+
+def _comparable(source: Source, names: Sequence[str], first: str) -> str:
+    """Return the newest other run with rows of the first metric in common, or the newest other."""
+    others = [n for n in names if n != first]
+    metric = next(iter(_metrics(source, first)), "")
+    known = set(_rows(source.records[first], metric, False)) if first else set()
+    alike = (n for n in others if known & _rows(source.records[n], metric, False).keys())
+    return next(alike, next(iter(others), first))
 
 
 def _metrics(source: Source, *names: str) -> list[str]:

@@ -19,6 +19,7 @@ from bmfl_lab.evaluation.layers import layer_features
 from bmfl_lab.evaluation.open_questions import rank_trend
 from bmfl_lab.evaluation.similarity import (
     ScoreTest,
+    encoding_over_time,
     encoding_predictions,
     encoding_table,
     spatial_score,
@@ -295,18 +296,11 @@ def _temporal(
     if recording is None:
         return _with_ends("temporal", np.nan, [])
     eeg, layers, train, test = recording
-    data = eeg.mean()
-    sensors = data.reshape(len(data), -1)
-    predicted = encoding_predictions(layers, sensors, train=train, test=test).values()
-
-    def over_sensors(r: list[np.ndarray]) -> np.ndarray:
-        """Return the mean over sensors, (n_resamples, n_layers, n_times)."""
-        return np.stack([np.nanmean(v.reshape(-1, *data.shape[1:]), axis=1) for v in r], axis=1)
-
-    (course,) = over_sensors([pearson(sensors[test], p) for p in predicted])
-    drawn = over_sensors([bootstrap_pearson(sensors[test], p, n_boot, seed) for p in predicted])
-    resampled = [_depth(temporal_score, one, eeg.times) for one in drawn]
-    return _with_ends("temporal", _depth(temporal_score, course, eeg.times), resampled)
+    course = encoding_over_time(
+        layers, eeg.mean(), train=train, test=test, n_boot=n_boot, seed=seed
+    )
+    resampled = [_depth(temporal_score, one, eeg.times) for one in course.resampled]
+    return _with_ends("temporal", _depth(temporal_score, course.values, eeg.times), resampled)
 
 
 def _depth(score: Callable[..., ScoreTest], by_layer: np.ndarray, of: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from bmfl_lab.errors import DataError, require
 from bmfl_lab.evaluation.decoding import Identification
 from bmfl_lab.evaluation.synthesis import Synthesis
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
+from bmfl_lab.metrics.statistics import percentiles
 from bmfl_lab.models.ridge import fit_ridge
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
@@ -359,15 +360,44 @@ def temporal_score(
     return _tested(depth, peaks, n_permutations, seed, "temporal score")
 
 
+@dataclass(frozen=True)
+class TimeCourse:
+    """Encoding scores of layers over time, with bootstrap intervals.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n_layers, n_times)
+        Pearson r, averaged over sensors.
+    resampled : ndarray, shape (n_boot, n_layers, n_times)
+        The same on resamples of the test stimuli.
+    """
+
+    values: np.ndarray
+    resampled: np.ndarray
+
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ends of the 95 % intervals.
+
+        Returns
+        -------
+        low, high : ndarray, shape (n_layers, n_times)
+            Percentiles over the resamples; NaN where fewer than half of them are defined.
+        """
+        ends = np.apply_along_axis(percentiles, 0, self.resampled).astype(float)
+        return ends[0], ends[1]
+
+
 def encoding_over_time(
     features: Mapping[str, np.ndarray],
     data: np.ndarray,
     *,
     train: np.ndarray,
     test: np.ndarray,
+    n_boot: int = 500,
+    seed: int = 0,
     **options,
-) -> np.ndarray:
-    """Return the encoding score of each layer at each time of M/EEG responses.
+) -> TimeCourse:
+    """Score how well each layer predicts M/EEG responses at each time.
 
     Parameters
     ----------
@@ -377,15 +407,27 @@ def encoding_over_time(
         M/EEG responses, averaged over repeats.
     train, test, **options
         Same as in `encoding_predictions`.
+    n_boot : int, default 500
+        Number of bootstrap resamples of the test stimuli, shared by layers and sensors.
+    seed : int, default 0
+        Seed of the resamples.
 
     Returns
     -------
-    ndarray, shape (n_layers, n_times)
-        Pearson r on `test`, averaged over sensors.
+    TimeCourse
     """
-    n, channels, times = data.shape
-    found = encoding_scores(features, data.reshape(n, -1), train=train, test=test, **options)
-    return np.stack([np.nanmean(v.reshape(channels, times), axis=0) for v in found.values()])
+    sensors = data.reshape(len(data), -1)
+    found = encoding_predictions(features, sensors, train=train, test=test, **options).values()
+
+    def over_sensors(r: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the mean over sensors, (n_resamples, n_layers, n_times)."""
+        return np.stack([np.nanmean(v.reshape(-1, *data.shape[1:]), axis=1) for v in r], axis=1)
+
+    measured = np.asarray(sensors, dtype=np.float32)[test]
+    (values,) = over_sensors([np.asarray(pearson(measured, p)) for p in found])
+    return TimeCourse(
+        values, over_sensors([bootstrap_pearson(measured, p, n_boot, seed) for p in found])
+    )
 
 
 INTERVAL = "95 % percentile bootstrap over stimuli"

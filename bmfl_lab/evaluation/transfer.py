@@ -20,7 +20,7 @@ from bmfl_lab.evaluation.effect import (
     difference_fields,
     seed_groups,
 )
-from bmfl_lab.evaluation.similarity import encoding_predictions
+from bmfl_lab.evaluation.similarity import TimeCourse, encoding_predictions
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
 from bmfl_lab.metrics.statistics import holm
 from bmfl_lab.records import MetricRow
@@ -197,8 +197,9 @@ class EEGTransfer:
     Parameters
     ----------
     course : pandas.DataFrame
-        One row per model, layer and time, with columns ``model``, ``layer``, ``time`` (s),
-        ``value`` (mean r over sensors and seeds) and ``n_stimuli``.
+        One row per model, layer and time, with columns ``model``, ``layer`` ("all": the mean over
+        layers), ``time`` (s), ``value`` (mean r over sensors and seeds), ``low`` and ``high`` (95 %
+        percentile bootstrap over stimuli) and ``n_stimuli``.
     effect : pandas.DataFrame
         One row per model for the mean over layers, sensors and the times of the window, with
         columns ``model``, ``value``, ``low``, ``high``, ``difference`` (to the baseline),
@@ -296,27 +297,16 @@ def on_eeg(
         "use folds(), and a window of this recording",
     )
     shown, data = stimuli.subset(stimuli.index_of(eeg.ids)), eeg.mean()
-    measured = data.reshape(len(data), -1)
-    kept = np.tile(inside, data.shape[1])
     courses, values, samples, matches = [], [], [], {}
     for name, group in groups.items():
-        per_seed = [
-            _scored(m.activations(shown), measured, splits, n_boot, seed, kept, options)
+        scores = [
+            _scored(m.activations(shown), data, splits, n_boot, seed, inside, options)
             for m in group
         ]
-        # over seeds and sensors: (n_layers, n_times)
-        scores = [r for r, _, _ in per_seed]
-        mean = np.nanmean(
-            [[v.reshape(data.shape[1:]) for v in r.values()] for r in scores], axis=(0, 2)
-        )
-        courses += [
-            (name, layer, float(t), mean[i, k], len(tested))
-            for i, layer in enumerate(scores[0])
-            for k, t in enumerate(eeg.times)
-        ]
-        values.append([np.mean([np.nanmean(v[kept]) for v in r.values()]) for r in scores])
-        samples.append(np.stack([drawn for _, drawn, _ in per_seed], axis=1))
-        matches[name] = np.mean([match for _, _, match in per_seed], axis=0)
+        courses.append(_course_table(name, scores, eeg.times, len(tested)))
+        values.append([s.in_window for s in scores])
+        samples.append(np.stack([s.resampled_in_window for s in scores], axis=1))
+        matches[name] = np.mean([s.match for s in scores], axis=0)
     names, found = list(groups), (np.asarray(values), np.stack(samples))
     effect = [
         {"model": name, **difference_fields(*found, i, names.index(baseline), len(tested))}
@@ -327,8 +317,7 @@ def on_eeg(
     orders = np.stack([draw.permutation(len(tested)) for _ in range(N_PERMUTATIONS)])
     p = [_relabelled(matches[name] - matches[baseline], orders) for name in others]
     table["p_permutation"] = table["model"].map(dict(zip(others, holm(np.asarray(p)))))
-    columns = ["model", "layer", "time", "value", "n_stimuli"]
-    return EEGTransfer(pd.DataFrame(courses, columns=columns), table)
+    return EEGTransfer(pd.concat(courses, ignore_index=True), table)
 
 
 def _relabelled(match: np.ndarray, orders: np.ndarray) -> float:
@@ -337,20 +326,34 @@ def _relabelled(match: np.ndarray, orders: np.ndarray) -> float:
     return (1 + np.sum(null >= np.trace(match) - 1e-12)) / (1 + len(orders))
 
 
+@dataclass(frozen=True)
+class _Scores:
+    """Scores of one network: the r of its predictions, averaged over sensors.
+
+    ``courses`` holds the `TimeCourse` of all layers. The other fields average over layers and the
+    window, too: ``in_window`` and ``resampled_in_window`` (n_boot,). ``match`` (n, n) holds the
+    products of each predicted with each measured pattern; those on its diagonal add up to the mean
+    r.
+    """
+
+    layers: tuple[str, ...]
+    courses: TimeCourse
+    in_window: float
+    resampled_in_window: np.ndarray
+    match: np.ndarray
+
+
 def _scored(
     features: Mapping[str, np.ndarray],
-    measured: np.ndarray,
+    data: np.ndarray,
     splits: Sequence[tuple[np.ndarray, np.ndarray]],
     n_boot: int,
     seed: int,
-    kept: np.ndarray,
+    inside: np.ndarray,
     options: Mapping[str, object],
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Return r (n_columns,) of every layer, resamples (n_boot,) of the mean r, and its parts.
-
-    The mean is over layers and the columns in the mask `kept`. The parts (n, n) are the products of
-    each predicted with each measured pattern; those on the diagonal add up to the mean r.
-    """
+) -> _Scores:
+    """Score one network on responses (n, n_channels, n_times); `inside` masks the window."""
+    measured, shape = data.reshape(len(data), -1), data.shape[1:]
     parts = [
         encoding_predictions(features, measured, train=train, test=test, **options)
         for train, test in splits
@@ -362,16 +365,49 @@ def _scored(
         for layer in features
     }
     centred = np.concatenate([measured[test] - measured[test].mean(axis=0) for _, test in splits])
-    r = {layer: np.asarray(pearson(centred, p)) for layer, p in predicted.items()}
-    drawn = [
-        np.nanmean(
-            bootstrap_pearson(centred[:, kept], p[:, kept], n_boot=n_boot, seed=seed), axis=1
-        )
-        for p in predicted.values()
-    ]
+    kept = np.tile(inside, shape[0])
     actual = _unit_columns(centred[:, kept])
-    match = [_unit_columns(p[:, kept]) @ actual.T / kept.sum() for p in predicted.values()]
-    return r, np.mean(drawn, axis=0), np.mean(match, axis=0)
+    values, resampled, in_window, resampled_in_window, match = [], [], [], [], []
+    for p in predicted.values():
+        r = np.asarray(pearson(centred, p))
+        drawn = bootstrap_pearson(centred, p, n_boot=n_boot, seed=seed)
+        values.append(np.nanmean(r.reshape(shape), axis=0))
+        resampled.append(np.nanmean(drawn.reshape(-1, *shape), axis=1))
+        in_window.append(np.nanmean(r[kept]))
+        resampled_in_window.append(np.nanmean(drawn[:, kept], axis=1))
+        match.append(_unit_columns(p[:, kept]) @ actual.T / kept.sum())
+    return _Scores(
+        tuple(predicted),
+        TimeCourse(np.stack(values), np.stack(resampled, axis=1)),
+        float(np.mean(in_window)),
+        np.mean(resampled_in_window, axis=0),
+        np.mean(match, axis=0),
+    )
+
+
+def _course_table(
+    name: str, scores: Sequence[_Scores], times: np.ndarray, n_stimuli: int
+) -> pd.DataFrame:
+    """Return the courses of one model, see `EEGTransfer`; `scores` holds one entry per seed."""
+    values = np.mean([s.courses.values for s in scores], axis=0)
+    resampled = np.mean([s.courses.resampled for s in scores], axis=0)
+    both = TimeCourse(
+        np.concatenate([values, values.mean(axis=0, keepdims=True)]),
+        np.concatenate([resampled, resampled.mean(axis=1, keepdims=True)], axis=1),
+    )
+    layers = (*scores[0].layers, ALL)
+    low, high = both.interval()
+    return pd.DataFrame(
+        {
+            "model": name,
+            "layer": np.repeat(layers, len(times)),
+            "time": np.tile(np.asarray(times, float), len(layers)),
+            "value": both.values.ravel(),
+            "low": low.ravel(),
+            "high": high.ravel(),
+            "n_stimuli": n_stimuli,
+        }
+    )
 
 
 def _unit_columns(x: np.ndarray) -> np.ndarray:

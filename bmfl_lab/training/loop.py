@@ -30,7 +30,7 @@ from bmfl_lab import config as configs
 from bmfl_lab.config import LoopConfig
 from bmfl_lab.errors import CheckpointError, ConfigError, NumericsError, message, nearest, require
 from bmfl_lab.files import lock, sha256_json
-from bmfl_lab.runtime import headless, progress, seed_everything, seed_for, use_bfloat16
+from bmfl_lab.runtime import progress, seed_everything, seed_for, use_bfloat16
 from bmfl_lab.training import checkpoint
 from bmfl_lab.training.batches import Batches, MemoryBatches, Order
 from bmfl_lab.training.context import local_device
@@ -237,22 +237,23 @@ def _train(
 ) -> None:
     config, per_epoch = run.config, run.order.per_epoch
     total, every = config.epochs * per_epoch, config.checkpoint_every
-    last_line = next_save = time.monotonic()
+    first, start = run.step, time.monotonic()
+    next_save = start
     positions = (divmod(step, per_epoch) for step in range(run.step, total))
     run.batches.expect((epoch, _share(run, epoch, within)[0]) for epoch, within in positions)
-    for step in progress(range(run.step, total), f"{what} steps", total=total - run.step):
+
+    def standing() -> str:
+        done = (run.step - first) * run.order.n / per_epoch
+        rate = done / (time.monotonic() - start)
+        return f"{rate:,.0f} images/s, {_losses(run)}"
+
+    for step in progress(range(first, total), f"{what} steps", total=total - first, note=standing):
         epoch, within = divmod(step, per_epoch)
         _step(run, loss_fn, epoch, within, learning_rate(config, step, total))
         run.step = step + 1
         ended = within + 1 == per_epoch
         if ended:
             _end_epoch(run, epoch, validate, select)
-        if ended and headless() and time.monotonic() - last_line > 10:
-            last_line = time.monotonic()
-            shown = " ".join(
-                f"{k} {v:.4g}" for k, v in run.history[-1].items() if isinstance(v, float)
-            )
-            print(f"{what}: epoch {epoch + 1}/{config.epochs} {shown}", flush=True)
         stop = _agreed_stop(run, signals)
         due = ended and time.monotonic() >= next_save
         if folder and (stop or run.step == total or (run.step % every == 0 if every else due)):
@@ -265,6 +266,19 @@ def _train(
                 raise Stopped(f"{where}; run the cell again to go on")
             print(f"{what}: {where}; start it again to go on", flush=True)
             raise SystemExit(128 + stop)
+
+
+def _losses(run: Run) -> str:
+    """Return the mean loss of the current epoch so far, and the metrics of the last whole epoch."""
+    epoch, within = divmod(run.step, run.order.per_epoch)
+    said = [f"epoch {min(epoch + 1, run.config.epochs)} of {run.config.epochs}"]
+    if within and "loss" in run.sums:
+        so_far = float(run.sums["loss"]) / (within * run.order.n / run.order.per_epoch)
+        said[0] += f": loss {so_far:.3g} so far"
+    if run.history:
+        last = {k: v for k, v in run.history[-1].items() if isinstance(v, float) and k != "lr"}
+        said.append(f"epoch {epoch}: " + ", ".join(f"{k} {v:.3g}" for k, v in last.items()))
+    return "; ".join(said)
 
 
 def _agreed_stop(run: Run, signals: list[int]) -> int:

@@ -293,6 +293,7 @@ def time_course_figure(
     times: np.ndarray,
     layers: Sequence[str],
     *,
+    interval: tuple[np.ndarray, np.ndarray] | None = None,
     peaks: np.ndarray | None = None,
     truth: Sequence[float] | None = None,
     title: str = "",
@@ -308,6 +309,8 @@ def time_course_figure(
         Times in seconds after image onset.
     layers : sequence of str, length n_layers
         Names of the layers, in order.
+    interval : tuple of two ndarray, shape (n_layers, n_times), optional
+        Lower and upper ends of the 95 % interval of each score, drawn as a band.
     peaks : ndarray, shape (n_layers,), optional
         Time of the best prediction in seconds, as `bmfl_lab.evaluation.peak_times` returns it;
         drawn as a triangle on the curve of the layer.
@@ -325,23 +328,28 @@ def time_course_figure(
     Raises
     ------
     DataError
-        If the shape of `scores` differs from (n_layers, n_times).
+        If the shape of `scores` or of `interval` differs from (n_layers, n_times).
     """
     scores, times = np.asarray(scores, float), np.asarray(times, float)
-    require(
-        scores.shape == (len(layers), len(times)),
-        DataError,
-        f"scores of shape ({len(layers)}, {len(times)})",
-        scores.shape,
-        "pass one row per layer and one column per time",
-    )
+    ends = () if interval is None else tuple(np.asarray(end, float) for end in interval)
+    for given in (scores, *ends):
+        require(
+            given.shape == (len(layers), len(times)),
+            DataError,
+            f"scores and ends of intervals of shape ({len(layers)}, {len(times)})",
+            given.shape,
+            "pass one row per layer and one column per time",
+        )
     colour = colours(layers)
-    with panel(cell=(6.8, 3.4), title=title, numbers=pd.DataFrame(scores, layers, times)) as (
-        drawn,
-        ax,
-    ):
+    tables = [pd.DataFrame(v, layers, times) for v in (scores, *ends)]
+    numbers = pd.concat(tables, keys=["r", "low", "high"][: len(tables)])
+    with panel(cell=(6.8, 3.4), title=title, numbers=numbers) as (drawn, ax):
         for i, layer in enumerate(layers):
             ax.plot(1000 * times, scores[i], color=colour[layer], lw=1.6, label=layer)
+            if ends:
+                ax.fill_between(
+                    1000 * times, ends[0][i], ends[1][i], color=colour[layer], alpha=0.15, lw=0
+                )
             if peaks is not None and np.isfinite(peaks[i]):
                 ax.plot(
                     1000 * peaks[i],
@@ -355,6 +363,8 @@ def time_course_figure(
             if truth is not None:
                 ax.axvline(1000 * truth[i], color=colour[layer], lw=1, ls=":")
         ax.axhline(0, color=GREY, lw=0.8)
+        if ends:
+            ax.fill_between([], [], [], color=GREY, alpha=0.3, lw=0, label="bands: 95 % interval")
         if peaks is not None:
             ax.plot([], [], "v", color=GREY, ms=8, mec="black", mew=0.6, label=_BEST_TIME)
         if truth is not None:

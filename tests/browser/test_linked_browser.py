@@ -46,6 +46,16 @@ def test_a_patch_and_the_cortex_are_linked_by_clicks(opened):
     frame.get_by_label("All heads or ROIs", exact=True).check()
     opened.watched.settle()
     opened.watched.shoot(frame, "attention-tiles")
+    opened.page.set_viewport_size({"width": 900, "height": 1500})
+    opened.page.wait_for_timeout(2500)
+    natural, shown = frame.locator(".bmfl-picture img[alt^='each map']").evaluate(
+        "e => [e.naturalWidth, e.getBoundingClientRect().width]"
+    )
+    assert shown == natural, "the names of heads would be too small to read"
+    inner, outer = (frame.evaluate(f"e => e.{side}Width") for side in ("scroll", "client"))
+    assert inner <= outer + 8, "the widget is cut beside the open sidebar"
+    opened.watched.shoot(frame, "attention-tiles-900")
+    opened.page.set_viewport_size({"width": 1280, "height": 1500})
     for name in ("All heads or ROIs", "Linked cortex"):
         frame.get_by_label(name, exact=True).uncheck()
     opened.watched.settle()

@@ -137,6 +137,12 @@ def test_headless_progress_prints_plain_lines(monkeypatch, capsys):
     assert [x.split(" after")[0] for x in capsys.readouterr().out.splitlines()] == [
         f"images: {i}/3" for i in (1, 2, 3)
     ]
+    passed = iter(range(0, 100, 4))
+    monkeypatch.setattr(runtime.time, "monotonic", lambda: next(passed))
+    assert list(runtime.progress(range(4), "steps", note=lambda: "loss 0.5")) == [0, 1, 2, 3]
+    assert capsys.readouterr().out.splitlines() == [
+        "steps: 3/4 after 12 s, about 4 s left; loss 0.5",
+    ]
 
 
 def test_an_app_shows_no_bars_that_are_gone_when_its_page_is_shown(monkeypatch, capsys):

@@ -216,7 +216,12 @@ def test_an_aligned_model_on_eeg_arrays():
     unchanged = {"original": models["original"], "same": models["original"]}
     again = transfer.on_eeg(unchanged, eeg, who.stimuli, splits=splits, n_boot=20)
     assert again.effect["p_permutation"].iloc[1] == 1
-    best = found.course.groupby(["model", "time"])["value"].mean()
+    whole = found.course[found.course["layer"] == "all"].set_index(["model", "time"])
+    layers = found.course[found.course["layer"] != "all"]
+    best = layers.groupby(["model", "time"])["value"].mean()
+    pd.testing.assert_series_equal(whole["value"].sort_index(), best.sort_index())
+    assert (whole["low"] < whole["value"]).all() and (whole["value"] < whole["high"]).all()
+    assert whole.loc[("aligned", best["aligned"].idxmax()), "low"] > 0.1
     assert best["aligned"].max() > best["original"].max() + 0.1
     assert best["aligned"].idxmax() == pytest.approx(0.2, abs=0.05)
     # nothing can be predicted before onset, and folds put together must not make it seem worse than
@@ -256,13 +261,13 @@ def test_simulated_eeg_shows_each_source_at_its_moment_and_says_so():
     scores = sim.encoding_over_time(
         sources, eeg.mean(), train=np.arange(60), test=np.arange(60, 80)
     )
-    np.testing.assert_allclose(sim.peak_times(scores, eeg.times), [0.1, 0.2, 0.3], atol=0.03)
-    assert sim.temporal_score(scores, eeg.times).value > 0.95
+    np.testing.assert_allclose(sim.peak_times(scores.values, eeg.times), [0.1, 0.2, 0.3], atol=0.03)
+    assert sim.temporal_score(scores.values, eeg.times).value > 0.95
     other = simulate_eeg(sources, {"L0": 0.3, "L1": 0.2, "L2": 0.1}, eeg.ids)
     turned = sim.encoding_over_time(
         sources, other.mean(), train=np.arange(60), test=np.arange(60, 80)
     )
-    assert sim.temporal_score(turned, eeg.times).value < -0.95
+    assert sim.temporal_score(turned.values, eeg.times).value < -0.95
     with pytest.raises(DataError, match="a latency for each"):
         simulate_eeg(sources, {"L0": 0.1}, eeg.ids)
     with pytest.raises(DataError, match="79 stimuli in 'L0'"):

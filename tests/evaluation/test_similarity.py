@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from hierarchy_example import chain, draw, subject
-from scipy.stats import pearsonr
+from scipy.stats import bootstrap, pearsonr
 from sklearn.linear_model import Ridge
 
 from bmfl_lab.data.atlas import Atlas
@@ -82,7 +82,27 @@ def test_encoding_over_time_finds_the_planted_moment():
     for k, layer in enumerate(layers.values()):
         data[:, :, 2 * k] += layer @ draw(12, 4, seed=40 + k)
     found = sim.encoding_over_time(layers, data, train=np.arange(60), test=np.arange(60, 90))
-    assert found.shape == (3, 6) and list(found.argmax(1)) == [0, 2, 4]
+    assert found.values.shape == (3, 6) and list(found.values.argmax(1)) == [0, 2, 4]
+    low, high = found.interval()
+    moments = np.arange(3), [0, 2, 4]
+    assert (
+        (low[moments] > 0.5).all() and (low <= found.values).all() and (found.values <= high).all()
+    )
+    # SciPy's percentile bootstrap of the mean over sensors, written out, for one layer and time
+    p = sim.encoding_predictions(
+        {"L": layers["L1"]}, data[:, :, 2], train=np.arange(60), test=np.arange(60, 90)
+    )["L"]
+    rows = np.arange(30)
+    want = bootstrap(
+        (rows,),
+        lambda i: np.mean([pearsonr(data[60:][i, c, 2], p[i, c])[0] for c in range(4)]),
+        vectorized=False,
+        method="percentile",
+        n_resamples=1000,
+        random_state=0,
+    ).confidence_interval
+    layer = list(layers).index("L1")
+    np.testing.assert_allclose([low[layer, 2], high[layer, 2]], want, atol=0.03)
 
 
 def test_permutation_tests_of_scores_hold_their_level():

@@ -1,6 +1,7 @@
 """The training loop: same bits after an interruption, named selection, and refusals."""
 
 import errno
+import functools
 import os
 import random
 import re
@@ -19,6 +20,7 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from torch import nn
 
+from bmfl_lab import runtime
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError, NumericsError
 from bmfl_lab.files import lock
 from bmfl_lab.training import LoopConfig, checkpoint, fit, loop
@@ -65,6 +67,31 @@ def test_a_run_is_a_function_of_its_seed_and_leaves_the_global_generators_alone(
     assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
     assert example.digest(again) == example.digest(whole)
     assert example.digest(example.train(seed=1)) != example.digest(whole)
+
+
+def test_lines_of_a_training_give_speed_time_left_loss_and_validation(monkeypatch, capsys):
+    monkeypatch.setenv("BMFL_HEADLESS", "1")
+    monkeypatch.setattr(loop, "progress", functools.partial(runtime.progress, every=0.0))
+    losses = []
+
+    def loss(model, batch):
+        value, parts = example.loss_fn(model, batch)
+        losses.append(value.item())
+        return value, parts
+
+    history = example.train(loss=loss).history
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 60  # ten steps in each of six epochs
+    line = re.fullmatch(
+        r"training steps: 14/60 after \d+ s, about \d+ s left; [\d,]+ images/s, "
+        r"epoch 2 of 6: loss (\S+) so far; epoch 1: (.*)",
+        lines[13],
+    )
+    assert float(line[1]) == pytest.approx(np.mean(losses[10:14]), rel=0.01)
+    said = {k: float(v) for k, v in (part.split(" ") for part in line[2].split(", "))}
+    assert said.keys() == {"loss", "accuracy", "val_accuracy"}
+    for name, value in said.items():
+        assert value == pytest.approx(history[0][name], rel=0.01)
 
 
 def _interrupt(folder, after):

@@ -95,6 +95,17 @@ def test_time_courses_show_peaks_and_truth():
     named = [t.get_text() for t in fig.legends[0].get_texts()]
     best = "mean of the times with at\nleast 95 % of the layer's\nhighest score"
     assert named == ["L0", "L1", best, "planted latency"]
+    ends = np.eye(2, 7) - 0.2, np.eye(2, 7) + 0.1
+    ax = drawn(figures.time_course_figure(np.eye(2, 7), times, ["L0", "L1"], interval=ends)).axes[0]
+    for band, low, high in zip(ax.collections[:2], *ends):
+        corners = {
+            (round(float(x), 6), round(float(y), 6)) for x, y in band.get_paths()[0].vertices
+        }
+        want = {
+            (round(1000 * t, 6), round(v, 6)) for end in (low, high) for t, v in zip(times, end)
+        }
+        assert want <= corners
+    assert "bands: 95 % interval" in [t.get_text() for t in ax.figure.legends[0].get_texts()]
 
 
 def test_preferred_images_and_the_made_one():

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import re
 
 import numpy as np
@@ -619,6 +620,27 @@ def test_runs_lead_with_accuracy_fold_seeds_and_show_what_differs(tmp_path):
     frame.set(seeds=True)
     labels = runs.select(frame.state, runs.Source(tmp_path / "out"))["labels"]
     assert labels == ["fusion seed 0", "fusion seed 1", "backbone seed 0", "backbone seed 1"]
+
+
+def test_runs_open_with_the_newest_pair_that_measured_something_in_common(tmp_path):
+    measured = {
+        "old": ("accuracy", "fusion"),
+        "alike": ("accuracy", "fusion"),
+        "unlike": ("accuracy", "ReAlnet"),
+        "newest": ("accuracy", "fusion"),
+    }
+    for age, (name, (metric, model)) in enumerate(measured.items()):
+        record = Record("03_fusion_training", {}, {"name": "planted"})
+        plain = {"unit": "fraction", "split": "test", "n": 10, "selection": "none"}
+        record.add(metric, 0.5, model=model, **plain)
+        record.finish(tmp_path / name)
+        os.utime(tmp_path / name / "record.json", (age, age))
+    chosen = runs.resolve(runs.State(), runs.Source(tmp_path))
+    assert (chosen.first, chosen.second) == ("newest", "alike")
+    chosen = runs.resolve(runs.State(first="unlike"), runs.Source(tmp_path))
+    assert (chosen.first, chosen.second) == ("unlike", "newest"), "no run shares a row with it"
+    chosen = runs.resolve(runs.State(second="old"), runs.Source(tmp_path))
+    assert (chosen.first, chosen.second) == ("newest", "old")
 
 
 def test_a_header_sorts_the_runs_and_sorts_them_the_other_way_round(tmp_path):
