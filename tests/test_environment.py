@@ -265,8 +265,10 @@ def test_jupyter_answers_nobody_without_the_token():
     assert not traits["disable_check_xsrf"].default() and traits["allow_origin"].default() == ""
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
-@pytest.mark.parametrize("token", ["--ServerApp.token=", "--IdentityProvider.token="])
+@pytest.mark.parametrize(
+    "address, token",
+    [("127.0.0.1", "--ServerApp.token="), ("0.0.0.0", "--IdentityProvider.token=")],
+)
 def test_jupyter_does_not_start_with_an_empty_token(address, token, tmp_path):
     command = ["make", "-C", str(ROOT), "-o", "setup", "lab", f"VENV={sys.prefix}"]
     command += [f"LAB_CONFIG={tmp_path}"]

@@ -303,6 +303,8 @@ def test_a_second_runner_leaves_a_run_alone_however_it_names_it(
     project, tmp_path, monkeypatch, capsys
 ):
     spec, runner, worker, kernel = _started(project, tmp_path)
+    # how long a runner looks whether the other one ends
+    monkeypatch.setattr("bmfl_lab.runs.execute._LOOK_S", 0.1)
     try:
         (tmp_path / "link").symlink_to(tmp_path / "out")
         (tmp_path / "other").symlink_to(tmp_path)
@@ -336,12 +338,12 @@ def test_a_second_runner_leaves_a_run_alone_however_it_names_it(
 @pytest.mark.parametrize(
     "signals, code",
     [
-        ({"runner": signal.SIGTERM}, 143),
         ({"runner": signal.SIGINT}, 130),
-        ({"runner": signal.SIGKILL}, -9),
         ({"worker": signal.SIGKILL}, 1),
-        ({"worker": signal.SIGTERM}, 1),
         ({"runner": signal.SIGKILL, "worker": signal.SIGKILL}, -9),
+        pytest.param({"runner": signal.SIGTERM}, 143, marks=pytest.mark.slow),
+        pytest.param({"runner": signal.SIGKILL}, -9, marks=pytest.mark.slow),
+        pytest.param({"worker": signal.SIGTERM}, 1, marks=pytest.mark.slow),
     ],
     ids=lambda value: (
         "-".join(f"{k} {v.name}" for k, v in value.items()) if isinstance(value, dict) else ""
