@@ -242,6 +242,8 @@ class ViT(nn.Module):
         Convention for the positional embedding.
     dtype : torch.dtype
         Number type of the weights and of the computation.
+    reentrant : bool
+        True: the forward pass keeps nothing in the module, so that threads may share it.
 
     References
     ----------
@@ -251,6 +253,7 @@ class ViT(nn.Module):
     """
 
     has_cls = True
+    reentrant = True
 
     def __init__(
         self,
