@@ -64,6 +64,9 @@ bench: setup
 # answered without the token, an empty token is refused, and no terminals are offered.
 LAB_SAFE := --ServerApp.allow_unauthenticated_access=False --ServerApp.terminals_enabled=False --ServerApp.identity_provider_class=widgets.lab.TokenRequired
 
+# threads that wait for each other sleep: the browser and the server need the cores, too
+lab app: export OMP_WAIT_POLICY ?= PASSIVE
+
 lab: setup
 	@mkdir -p $(LAB_CONFIG)/labconfig
 	@printf '%s\n' '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' > $(LAB_CONFIG)/labconfig/default_setting_overrides.json

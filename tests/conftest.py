@@ -7,8 +7,17 @@ import socket
 import pytest
 
 
+def pytest_xdist_auto_num_workers(config):
+    """Start one process more than there are cores: many tests wait for processes that they start."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_configure(config):
-    """Divide the cores between the test processes; otherwise every one takes all of them."""
+    """Divide the cores between the test processes; otherwise every one takes all of them.
+
+    Threads that wait for each other sleep: many tests start processes that need the cores.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     if workers > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))

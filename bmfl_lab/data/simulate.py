@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
-from scipy import fft
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
@@ -361,6 +360,8 @@ def gabor_energy(grey: np.ndarray, filters: np.ndarray, border: str) -> np.ndarr
     Adelson & Bergen (1985), Spatiotemporal energy models for the perception of motion, JOSA A
     2:284-299.
     """
+    from scipy import fft
+
     side, reach = grey.shape[1], filters.shape[-1] // 2
     size = (side + 4 * reach, side + 4 * reach)
     padded = np.pad(grey, ((0, 0), (reach, reach), (reach, reach)), mode=border)

@@ -33,12 +33,18 @@ _LOOK_S = 1.0
 """Seconds that a lock may be held by somebody who only looks at the state of a run."""
 WORKER_FILE, KERNEL_FILE = ".worker.json", ".kernel.json"
 """Files in a run's folder that name the processes which execute it."""
-KEEP_MEMORY = {
+KERNEL_DEFAULTS = {
+    "OMP_WAIT_POLICY": "PASSIVE",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
-"""Let glibc keep the memory of large tensors: training took 12 % less time with the same bits."""
+"""Let threads that wait for each other sleep, and glibc keep the memory of large tensors.
+
+Beside as many other busy threads a training step took 30 % less time with threads that sleep, on
+idle cores as long as before (two cores). With the memory kept, training took 12 % less time. The
+bits are the same.
+"""
 INHERITED = re.compile(
     r"""
     # programs, files and the user
@@ -299,7 +305,7 @@ def _prepare(run: Run, folder: Path) -> None:
 def _run_worker(run: Run, folder: Path, jobs: int) -> None:
     """Run the worker to its end, and write a ``state.json`` even if it dies."""
     environment = {
-        **KEEP_MEMORY,
+        **KERNEL_DEFAULTS,
         **{name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)},
         "BMFL_HEADLESS": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",

@@ -1,6 +1,7 @@
 """The feature store: tokens from disk equal computed ones, and no incomplete set is ever read."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -44,6 +45,29 @@ def test_full_tokens_equal_a_plain_forward_pass(tmp_path, backbone, n):
     assert np.allclose(stored.mean, expected.patches.mean(1), atol=1e-5)
     assert stored.features().shape == (n, 96)
     assert stored.features().dtype == np.float32
+
+
+def test_batches_that_threads_share_out_keep_their_order_and_bits(backbone, monkeypatch):
+    threads, seen, turns = torch.get_num_threads(), set(), itertools.count()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+
+    class Seen(type(backbone)):
+        def forward(self, *images, **options):
+            seen.add(threading.current_thread().name)
+            time.sleep((0.2, 0.05)[next(turns) % 2])  # they do not end in their order
+            return super().forward(*images, **options)
+
+    monkeypatch.setattr(backbone, "__class__", Seen)
+    shared = extract(backbone, noise(37), batch_size=4)
+    assert len(seen) > 1 and threading.current_thread().name not in seen
+    monkeypatch.setattr(Seen, "reentrant", False)
+    seen.clear()
+    alone = extract(backbone, noise(37), batch_size=4)
+    assert seen == {threading.current_thread().name}
+    np.testing.assert_array_equal(shared.patches, alone.patches)
+    np.testing.assert_array_equal(shared.cls, alone.cls)
+    monkeypatch.undo()
+    assert torch.get_num_threads() == threads
 
 
 def test_each_kind_keeps_what_it_says(tmp_path):

@@ -122,9 +122,11 @@ def test_a_good_run_is_ok_then_skipped_then_stale(project, capsys):
 
 def test_notebooks_side_by_side_share_the_cores(project, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     spec = project(
         "from time import sleep, time; import os; begun = time(); assert int(os.environ['MALLOC_TRIM_THRESHOLD_']) > 1e9",
+        "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'",
         RECORD.replace('"accuracy", rate', '"threads", int(os.environ["OMP_NUM_THREADS"])'),
         "import pathlib; pathlib.Path(out, 'here').touch()",
         # each waits for the other: one after the other they would wait in vain

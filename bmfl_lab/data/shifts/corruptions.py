@@ -28,7 +28,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from bmfl_lab.data.images import decode_bytes, decode_image
 from bmfl_lab.data.shifts.table import SHIFTS, grey, published, reference, smooth, to_uint8, unit
@@ -330,6 +329,8 @@ def glass_blur(image: np.ndarray, severity: int, random: np.random.Generator) ->
     -------
     ndarray of uint8, shape (H, W, 3)
     """
+    from scipy import ndimage
+
     (sigma, reach, rounds), scale = published(GLASS, image, severity)
     sigma, reach = sigma * scale, max(1, round(reach * scale))
     x = ndimage.gaussian_filter(unit(image), (sigma, sigma, 0), mode="nearest")
@@ -724,6 +725,8 @@ def elastic_transform(image: np.ndarray, severity: int, random: np.random.Genera
     that the distance to the original in pixels does not grow with the severity. Both warps are
     applied in one interpolation.
     """
+    from scipy import ndimage
+
     levels, scale = published(ELASTIC, image, severity)
     # the released code for ImageNet-C multiplies by 244, although its images have 224 pixels
     size = (32 if reference(image)[0] else 244) * scale

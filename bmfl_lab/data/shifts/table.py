@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
-from scipy.fft import dctn, idctn
 
 from bmfl_lab.registry import Registry
 
@@ -138,6 +137,8 @@ def smooth(x: np.ndarray, sigma: float) -> np.ndarray:
     -------
     ndarray, same shape and type as `x`
     """
+    from scipy.fft import dctn, idctn
+
     if sigma <= 0:
         return x
     decay = [
