@@ -18,6 +18,8 @@ def pytest_configure(config):
     Threads that wait for each other sleep: many tests start processes that need the cores.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # some hundred processes would compile the package anew
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     if workers > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
@@ -33,6 +35,13 @@ def _is_local(address):
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out the tests in a browser, whose imports take seconds, where none of them is asked for."""
+    if collection_path.name == "browser" and "not browser" in config.option.markexpr:
+        return True
+    return None
 
 
 @pytest.hookimpl(trylast=True)

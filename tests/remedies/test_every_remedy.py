@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from test_names import REMEDIES
+from test_names import remedies
 
 
 def followed():
@@ -18,7 +18,7 @@ def followed():
 
 def written():
     """Return the file and the text of each remedy, without those that are filled in whole."""
-    places = {(place.rpartition(":")[0], text) for place, text in REMEDIES}
+    places = {(place.rpartition(":")[0], text) for place, text in remedies()}
     return {
         (place.removeprefix("bmfl_lab/"), text)
         for place, text in places

@@ -1,6 +1,7 @@
 """What a remedy names exists: options, environment variables, functions, parameters, files, extras."""
 
 import ast
+import functools
 import re
 import tomllib
 from pathlib import Path
@@ -9,7 +10,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(p for top in ("bmfl_lab", "widgets") for p in (ROOT / top).rglob("*.py"))
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 POSITION = {"message": 2, "require": 4, "read_table": 2, "require_rows": 3}
 """Functions that raise, and the place of the remedy among their arguments."""
 RETURNED = {"nearest", "looks_like", "_explain", "_explain_foreign"}
@@ -27,6 +27,11 @@ OF_OTHERS = {
     "variables": {"HTTPS_PROXY", "ILSVRC"},
 }
 """Names that a remedy takes from other programs and libraries."""
+
+
+@functools.cache
+def trees():
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 
 
 def texts(node):
@@ -62,16 +67,17 @@ def remedy_nodes(tree):
             yield from (value for a, value in values if a.arg == "remedy" and value)
 
 
-def collect():
+@functools.cache
+def remedies():
     """Return the place and the text of each remedy, also of those that stand in a variable."""
     found, variables = [], set()
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in remedy_nodes(tree):
             variables |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
             found += [(f"{path.relative_to(ROOT)}:{node.lineno}", t) for t in texts(node)]
     held = {v for v in variables if v.isupper() or v in HELD}
     held |= {"_REMEDIES", "_FOREIGN"}
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in ast.walk(tree):
             targets = getattr(node, "targets", [getattr(node, "target", None)])
             names = {n.id for t in targets if t for n in ast.walk(t) if isinstance(n, ast.Name)}
@@ -85,13 +91,11 @@ def collect():
     return sorted(set(found))
 
 
-REMEDIES = collect()
-
-
+@functools.cache
 def known_names():
     """Return every name that the package defines: functions, classes, parameters, fields, files."""
     names = {part for path in SOURCES for part in path.relative_to(ROOT).with_suffix("").parts}
-    for tree in TREES.values():
+    for tree in trees().values():
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 names.add(node.name)
@@ -102,6 +106,7 @@ def known_names():
     return names
 
 
+@functools.cache
 def words(tree):
     """Return every word of the literals of a file, docstrings and remedies aside."""
     docs = {
@@ -119,17 +124,25 @@ def words(tree):
     return {word for value in values for word in re.findall(r"[\w-]+", value)}
 
 
-NAMES = known_names()
-WORDS = set().union(*map(words, TREES.values()))
+@functools.cache
+def known_words():
+    """Return every word of the literals of the package."""
+    return set().union(*map(words, trees().values()))
+
+
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
 def wrong(text):
     """Return what a remedy names and nobody can use."""
-    found = [o for o in re.findall(r"(?<![\w-])--[A-Za-z][\w.-]*\w", text) if o not in WORDS]
+    found = [
+        o for o in re.findall(r"(?<![\w-])--[A-Za-z][\w.-]*\w", text) if o not in known_words()
+    ]
     found = [o for o in found if o not in OF_OTHERS["options"]]
     variables = re.findall(r"(?<![\w.-])[A-Z]{2,}_[A-Z_]+\b", text)
-    found += [v for v in variables if v not in WORDS | NAMES | OF_OTHERS["variables"]]
+    found += [
+        v for v in variables if v not in known_words() | known_names() | OF_OTHERS["variables"]
+    ]
     code = re.sub(r"https?:\S+|\{\}[\w.]*|[\w./-]*\.(?:npy|pth|hdf5|json|csv|md|h5)\b", " ", text)
     parameters = re.findall(r"(?<![\w.-])([a-zA-Z_]\w*)=", code)
     calls = re.findall(r"(?<![\w.-])([\w.]+)\(", code)
@@ -140,28 +153,28 @@ def wrong(text):
     for name in [*parameters, *calls, *dotted, *snakes]:
         last = name.split(".")[-1]
         others = OF_OTHERS["names"] | OF_OTHERS["variables"]
-        if last not in NAMES | WORDS and not {name, last} & others:
+        if last not in known_names() | known_words() and not {name, last} & others:
             found.append(name)
     found += [e for e in re.findall(r"bmfl-lab\[(\w+)\]", text) if e not in EXTRAS]
     found += [e for e in re.findall(r"the extra '(\w+)'", text) if e not in EXTRAS]
     for module, command in re.findall(r"python -m ([\w.]+)(?: ([a-z]+)\b)?", text):
         place = ROOT / module.replace(".", "/") / "__main__.py"
-        if not place.is_file() or (command and command not in words(TREES[place])):
+        if not place.is_file() or (command and command not in words(trees()[place])):
             found.append(f"{module} {command}")
     paths = re.findall(r"\b(?:bmfl_lab|papermill_runs|notebooks|tests)/[\w./-]*\w", text)
     return found + [p for p in paths if not (ROOT / p).exists()]
 
 
 def test_the_remedies_of_the_package_are_found():
-    assert len(REMEDIES) > 600
-    said = {text for _, text in REMEDIES}
+    assert len(remedies()) > 600
+    said = {text for _, text in remedies()}
     assert {"mend the line", "check the path", "write numbers"} <= said
     assert any("python -m bmfl_lab.data nod" in text for text in said)
     assert any("ulimit -n" in text for text in said)  # from a table
 
 
 def test_whatever_a_remedy_names_exists():
-    found = {f"{place}: {text}": bad for place, text in REMEDIES if (bad := wrong(text))}
+    found = {f"{place}: {text}": bad for place, text in remedies() if (bad := wrong(text))}
     assert found == {}
 
 
