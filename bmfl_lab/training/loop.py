@@ -273,16 +273,15 @@ def _train(
 
 
 def _losses(run: Run) -> str:
-    """Return the mean loss of the current epoch so far, and the metrics of the last whole epoch."""
+    """Return the mean loss of the current epoch so far, and the last validation."""
     epoch, within = divmod(run.step, run.order.per_epoch)
     said = [f"epoch {min(epoch + 1, run.config.epochs)} of {run.config.epochs}"]
     if within and "loss" in run.sums:
         so_far = float(run.sums["loss"]) / (within * run.order.n / run.order.per_epoch)
-        said[0] += f": loss {so_far:.3g} so far"
-    if run.history:
-        last = {k: v for k, v in run.history[-1].items() if isinstance(v, float) and k != "lr"}
-        said.append(f"epoch {epoch}: " + ", ".join(f"{k} {v:.3g}" for k, v in last.items()))
-    return "; ".join(said)
+        said[0] += f": loss {so_far:.3g}"
+    last = run.history[-1].items() if run.history else ()
+    said += [f"{k} {v:.3g}" for k, v in last if k.startswith("val") and isinstance(v, float)]
+    return ", ".join(said)
 
 
 def _agreed_stop(run: Run, signals: list[int]) -> int:
