@@ -348,7 +348,9 @@ def progress(
     if not headless() and importlib.util.find_spec("tqdm"):
         from tqdm.auto import tqdm
 
-        bar = tqdm(items, desc=what, total=total, leave=False)
+        # with a note, the usual text would leave no room for the bar in a notebook
+        look = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]" if note else None
+        bar = tqdm(items, desc=what, total=total, leave=False, bar_format=look)
         last = time.monotonic()
         for item in bar:
             yield item

@@ -244,6 +244,10 @@ def execute_one(run: Run, out: str | Path | None, force: bool, jobs: int = 1) ->
     folder = folder_of(run, out)
     state, reason = state_of(run, out)
     if _stopping.is_set() or (state == "ok" and not force):
+        if any((folder / name).exists() for name in (WORKER_FILE, KERNEL_FILE)):
+            # the runner was killed after the record was there
+            with contextlib.suppress(LockedError, OSError), lock(_lock_of(folder), wait=_LOOK_S):
+                _end_left(folder)
         print(f"{run.run_id}: {state}", flush=True)
         return state
     took = ""
@@ -263,6 +267,12 @@ def execute_one(run: Run, out: str | Path | None, force: bool, jobs: int = 1) ->
     state, reason = state_of(run, out)
     print(f"{run.run_id}: {state}{took}{': ' + reason if reason else ''}", flush=True)
     return state
+
+
+def _end_left(folder: Path) -> None:
+    """End what a killed runner left; the caller holds the lock of the folder."""
+    end_process(folder / WORKER_FILE)
+    end_process(folder / KERNEL_FILE)
 
 
 def _unwritable(folder: Path, error: Exception) -> RunError:
@@ -288,9 +298,7 @@ def _prepare(run: Run, folder: Path) -> None:
         plan["injected"]["out"] = str(folder.resolve())
     try:
         if folder.exists():
-            # those of a runner that was killed: this one holds the folder's lock
-            end_process(folder / WORKER_FILE)
-            end_process(folder / KERNEL_FILE)
+            _end_left(folder)
             shutil.rmtree(folder)
         run_folder(folder)
         if run.preregistered:

@@ -249,7 +249,7 @@ def _train(
     def standing() -> str:
         done = (run.step - first) * run.order.n / per_epoch
         rate = done / (time.monotonic() - start)
-        return f"{rate:,.0f} images/s, {_losses(run)}"
+        return ", ".join([f"{rate:,.0f} images/s", *_losses(run, select)])
 
     for step in progress(range(first, total), f"{what} steps", total=total - first, note=standing):
         epoch, within = divmod(step, per_epoch)
@@ -272,16 +272,18 @@ def _train(
             raise SystemExit(128 + stop)
 
 
-def _losses(run: Run) -> str:
-    """Return the mean loss of the current epoch so far, and the last validation."""
-    epoch, within = divmod(run.step, run.order.per_epoch)
-    said = [f"epoch {min(epoch + 1, run.config.epochs)} of {run.config.epochs}"]
+def _losses(run: Run, select: tuple[str, str] | None) -> Iterator[str]:
+    """Yield the mean loss of the current epoch so far, and the last value of what is selected by.
+
+    More would not fit beside the bar in a notebook.
+    """
+    within = run.step % run.order.per_epoch
     if within and "loss" in run.sums:
         so_far = float(run.sums["loss"]) / (within * run.order.n / run.order.per_epoch)
-        said[0] += f": loss {so_far:.3g}"
-    last = run.history[-1].items() if run.history else ()
-    said += [f"{k} {v:.3g}" for k, v in last if k.startswith("val") and isinstance(v, float)]
-    return ", ".join(said)
+        yield f"loss {so_far:.3g}"
+    value = run.history[-1].get(select[0]) if run.history and select else None
+    if value is not None:
+        yield f"{select[0]} {value:.3g}"
 
 
 def _agreed_stop(run: Run, signals: list[int]) -> int:

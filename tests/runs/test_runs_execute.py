@@ -17,6 +17,7 @@ import pytest
 from notebook_example import write_notebook
 
 from bmfl_lab.errors import RunError
+from bmfl_lab.runs import execute
 from bmfl_lab.runs.__main__ import main
 
 PARAMETERS = """
@@ -105,6 +106,12 @@ def test_a_good_run_is_ok_then_skipped_then_stale(project, capsys):
     assert record["parameters"] == {"n": 4} and record["rows"][0]["value"] == 0.5
     stamp = (folder / "record.json").stat().st_mtime_ns
     assert run(spec) == 0 and (folder / "record.json").stat().st_mtime_ns == stamp
+    for name in (execute.WORKER_FILE, execute.KERNEL_FILE):  # as if killed after the record
+        gone = subprocess.Popen(["sleep", "100"])
+        execute.note_process(folder / name, gone.pid)
+        gone.kill()
+        gone.wait()
+    assert run(spec) == 0 and not list(folder.glob(".*"))
     report = spec.parent / "report.md"
     assert main(["report", str(spec), "--out", str(spec.parent / "out"), "--to", str(report)]) == 0
     assert folder.name in report.read_text() and "| test images | 0.500 |" in report.read_text()
