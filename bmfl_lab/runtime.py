@@ -14,6 +14,7 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -392,6 +393,23 @@ def half_the_threads() -> Iterator[None]:
     finally:
         _halved.pop()
         torch.set_num_threads(threads)
+
+
+def end_with_parent() -> None:
+    """Let this forked process end with its parent, and receive none of the signals to its group.
+
+    A signal to all processes is for the parent, which tells its forks what to do: a training that
+    is stopped still takes its step, and needs the workers that decode its images. A fork that waits
+    for its parent would outlive a parent that was killed, so it looks whether the parent is there.
+    """
+    os.setsid()
+    threading.Thread(target=_end_without, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_without(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 @contextlib.contextmanager

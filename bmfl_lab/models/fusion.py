@@ -175,7 +175,10 @@ class CrossAttentionFusion(nn.Module):
 
     def image_side(self, cls_BD: Tensor, patches_BPD: Tensor) -> ImageSide:
         """Return what `forward` computes from the visual tokens, (B, D) and (B, P, D), alone."""
-        visual = self.project_visual(torch.cat([cls_BD[:, None], patches_BPD], 1))
+        # joined after the projection, which makes them smaller
+        visual = torch.cat(
+            [self.project_visual(cls_BD)[:, None], self.project_visual(patches_BPD)], 1
+        )
         normed, n = self.norm_visual(visual), 1 if self.query == "cls" else None
         return ImageSide(visual[:, :n], normed[:, :n], self.attention_bv.memory(normed[:, 1:]))
 
@@ -327,11 +330,15 @@ class FusionModel(nn.Module):
             return None
         return self.fusion.image_side(*self._standardised(cls_BD, patches_BPD))
 
-    def _standardised(self, cls_BD: Tensor, patches_BPD: Tensor) -> tuple[Tensor, Tensor]:
-        return (
-            (cls_BD - self.token_mean[0]) / self.token_scale[0],
-            (patches_BPD - self.token_mean[1]) / self.token_scale[1],
-        )
+    def _standardised(self, cls_BD: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens in standard deviations from their mean, read and written once."""
+        shift = -self.token_mean / self.token_scale
+        cls_BD = torch.addcmul(shift[0], cls_BD, 1 / self.token_scale[0])
+        return cls_BD, torch.addcmul(shift[1], patches, 1 / self.token_scale[1])
+
+    def _summary(self, cls_BD: Tensor, patches_BPD: Tensor) -> Tensor:
+        """Return the standardised CLS token and mean patch, (B, 2 D)."""
+        return torch.cat(self._standardised(cls_BD, patches_BPD.mean(1)), 1)
 
     def forward(
         self,
@@ -365,20 +372,18 @@ class FusionModel(nn.Module):
         RuntimeError
             If widths do not agree.
         """
-        if image_side is None:
-            cls_BD, patches_BPD = self._standardised(cls_BD, patches_BPD)
         if self.head == "backbone":
-            return FusionOutput(
-                self.classifier(torch.cat([cls_BD, patches_BPD.mean(1)], 1)), None, None
-            )
+            return FusionOutput(self.classifier(self._summary(cls_BD, patches_BPD)), None, None)
         brain_cls_BE, brain_BRE = self.brain(response_BV)
         attention = None
         if self.head == "fusion":
+            if image_side is None:
+                cls_BD, patches_BPD = self._standardised(cls_BD, patches_BPD)
             x_vb, x_bv, attention = self.fusion(
                 cls_BD, patches_BPD, brain_cls_BE, brain_BRE, weights=weights, image_side=image_side
             )
         else:
-            x_vb = self.project_visual(torch.cat([cls_BD, patches_BPD.mean(1)], 1))
+            x_vb = self.project_visual(self._summary(cls_BD, patches_BPD))
             x_bv = self.project_brain(brain_cls_BE)
         return FusionOutput(self.classifier(torch.cat([x_vb, x_bv], 1)), x_vb, x_bv, attention)
 

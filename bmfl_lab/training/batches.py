@@ -13,8 +13,6 @@ import hashlib
 import itertools
 import math
 import os
-import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, get_args
 
@@ -29,7 +27,7 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, FileError, require, require_known, translated
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.build import Augment
-from bmfl_lab.runtime import rng, use_bfloat16
+from bmfl_lab.runtime import end_with_parent, rng, use_bfloat16
 
 Plan = Iterable[tuple[int, np.ndarray]]
 """Epoch and rows (B,) of batches, in the order in which they will be taken."""
@@ -238,7 +236,7 @@ class ImageBatches:
                 num_workers=self.workers,
                 collate_fn=functools.partial(_stack, skips=self.stimuli.skip_broken),
                 multiprocessing_context="fork" if self.workers else None,
-                worker_init_fn=_leave_group,
+                worker_init_fn=lambda worker: end_with_parent(),
                 # without one the loader draws from the global generator
                 generator=torch.Generator(),
             )
@@ -396,22 +394,6 @@ def _stack(items: Sequence[np.ndarray | DataError], skips: bool) -> Loaded | Dat
             return error
     readable = np.array([not isinstance(i, DataError) for i in items])
     return readable, np.stack(images) if images else None
-
-
-def _leave_group(worker: int) -> None:
-    """Receive no signal that is sent to all processes: a stopped training still takes its step.
-
-    A worker that waits to hand over pixels would outlive a training that was killed, so it looks
-    whether its parent is there.
-    """
-    os.setsid()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def default_workers(n: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,11 +25,17 @@ from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import timed
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training import recipes, sources
+from bmfl_lab.training.abreast import train_each
 from bmfl_lab.training.batches import fingerprint
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.encoder import EncoderConfig
 from bmfl_lab.training.external import ExternalEncoder
-from bmfl_lab.training.fusion import Inputs, TrainedFusion, train_fusion
+from bmfl_lab.training.fusion import (
+    Inputs,
+    TrainedFusion,
+    train_fusion,
+    trainings_at_once,
+)
 from bmfl_lab.training.names import COMPARED, CONTROL_MODELS
 from bmfl_lab.training.trained_encoder import TrainedEncoder
 
@@ -159,7 +165,7 @@ def train_comparison(
     study: Study,
     *,
     encoder: TrainedEncoder | None = None,
-    attribute_encoder: TrainedEncoder | None = None,
+    attribute_encoder: TrainedEncoder | Callable[[], TrainedEncoder] | None = None,
     models: Sequence[str] = tuple(COMPARED),
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
@@ -180,8 +186,8 @@ def train_comparison(
     encoder : TrainedEncoder, optional
         Encoder that predicts the responses for "concat" and "fusion", and fixes the number of
         parameters of "backbone". Without one, "backbone" is trained alone.
-    attribute_encoder : TrainedEncoder, optional
-        From `train_attribute_encoder`; needed for "attributes".
+    attribute_encoder : TrainedEncoder or callable, optional
+        From `train_attribute_encoder`, or a function that trains it; needed for "attributes".
     models : sequence of str
         Names in `COMPARED`; all by default.
     seeds : sequence of int, default (0, 1, 2)
@@ -196,12 +202,13 @@ def train_comparison(
     fresh : bool, default False
         Train every model from the start, even if it is kept.
     times : dict of str to float, optional
-        Receives the seconds spent on each model.
+        Receives the seconds spent on all models.
 
     Returns
     -------
     dict of str to list of TrainedFusion
-        One trained model per seed for each name.
+        One trained model per seed for each name. On a CPU several are trained at once, see
+        `bmfl_lab.training.abreast.train_each`.
 
     Raises
     ------
@@ -224,28 +231,42 @@ def train_comparison(
         "none",
         "train it with train_attribute_encoder and pass attribute_encoder=...",
     )
-    settings: Mapping[str, tuple[dict[str, object], TrainedEncoder | None]] = {
-        "backbone": ({"head": "backbone"}, encoder),
-        "concat": ({"head": "concat"}, encoder),
-        "fusion": ({"head": "fusion"}, encoder),
-        "attributes": ({"head": "fusion", "regions": ("all",)}, attribute_encoder),
-    }
-    context, trained = Context.make(store, device).keeping(folder, fresh), {}
-    for name in models:
-        changes, chosen = settings[name]
-        with timed(times if times is not None else {}, f"train {name}"):
-            trained[name] = [
-                train_fusion(
-                    configs.replace(config, **changes),
-                    study,
-                    encoder=chosen,
-                    context=context,
-                    seed=s,
-                    name=name,
-                )
-                for s in seeds
-            ]
-    return trained
+    context = Context.make(store, device).keeping(folder, fresh)
+    attributes = functools.cache(
+        attribute_encoder if callable(attribute_encoder) else lambda: attribute_encoder
+    )
+    changes = {name: {"head": name} for name in ("backbone", "concat", "fusion")}
+    changes["attributes"] = {"head": "fusion", "regions": ("all",)}
+
+    def train(name: str, seed: int, context: Context) -> TrainedFusion:
+        return train_fusion(
+            configs.replace(config, **changes[name]),
+            study,
+            encoder=attributes() if name == "attributes" else encoder,
+            context=context,
+            seed=seed,
+            name=name,
+        )
+
+    with timed(times if times is not None else {}, "train models"):
+        return _train_groups(
+            {(name, s): functools.partial(train, name, s) for name in models for s in seeds},
+            _Setting(config, study, encoder, context),
+            first=[lambda context: attributes()] if "attributes" in models else [],
+        )
+
+
+def _train_groups(
+    trainings: Mapping[tuple[str, int], Callable[[Context], TrainedFusion]],
+    setting: _Setting,
+    first: Sequence[Callable[[Context], object]] = (),
+) -> Groups:
+    """Return the models by name, each with one per seed; `first` is trained before them."""
+    trained = train_each([*first, *trainings.values()], setting.context, setting.at_once)
+    found: Groups = {}
+    for (name, _), model in zip(trainings, trained[len(first) :]):
+        found.setdefault(name, []).append(model)
+    return found
 
 
 def train_baselines(
@@ -310,17 +331,23 @@ def train_baselines(
         tuple(epochs),
         "give lengths in this range, or raise the epochs of the comparison",
     )
-    context, found = Context.make(store, device).keeping(folder, fresh), {}
-    for length in kept:
-        name = f"backbone, {length} epoch" + ("s" if length > 1 else "")
+    context = Context.make(store, device).keeping(folder, fresh)
+
+    def train(name: str, length: int, seed: int, context: Context) -> TrainedFusion:
         shorter = configs.replace(
             config, head="backbone", loop=configs.replace(config.loop, epochs=length)
         )
-        found[name] = [
-            train_fusion(shorter, study, encoder=encoder, context=context, seed=s, name=name)
+        return train_fusion(shorter, study, encoder=encoder, context=context, seed=seed, name=name)
+
+    names = {length: f"backbone, {length} epoch" + ("s" if length > 1 else "") for length in kept}
+    return _train_groups(
+        {
+            (n, s): functools.partial(train, n, length, s)
+            for length, n in names.items()
             for s in seeds
-        ]
-    return found
+        },
+        _Setting(config, study, encoder, context),
+    )
 
 
 class AblatedModel(Protocol):
@@ -385,25 +412,28 @@ def ablation_trainer(
     """
     context = Context.make(store, device).keeping(folder, fresh)
 
+    setting = _Setting(config, study, encoder, context, brain)
+
+    def one(model: AblatedModel, context: Context) -> TrainedFusion:
+        whole = np.all(model.mask)
+        trained = _known(known, "fusion", config, model.seed) if whole else None
+        if trained is None:
+            trained = train_fusion(
+                config,
+                study,
+                encoder=encoder,
+                brain=brain,
+                atlas=atlas,
+                silent=None if whole else ~np.asarray(model.mask),
+                context=context,
+                seed=model.seed,
+                name=model.name,
+            )
+        return dataclasses.replace(trained, name=model.name)
+
     def train(models: Sequence[AblatedModel]) -> list[TrainedFusion]:
-        found = []
-        for model in models:
-            whole = np.all(model.mask)
-            trained = _known(known, "fusion", config, model.seed) if whole else None
-            if trained is None:
-                trained = train_fusion(
-                    config,
-                    study,
-                    encoder=encoder,
-                    brain=brain,
-                    atlas=atlas,
-                    silent=None if whole else ~np.asarray(model.mask),
-                    context=context,
-                    seed=model.seed,
-                    name=model.name,
-                )
-            found.append(dataclasses.replace(trained, name=model.name))
-        return found
+        trainings = [functools.partial(one, model) for model in models]
+        return train_each(trainings, context, setting.at_once)
 
     return train
 
@@ -484,20 +514,21 @@ def train_controls(
     )
     setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
     made = _ControlSources(setting, encoder_config)
-    found: Groups = {}
-    for name in controls:
+
+    def train(name: str, seed: int, context: Context) -> TrainedFusion:
         changes = {
             "backbone": {"head": "backbone"},
             "untrained brain transformer": {"freeze_brain": True},
             "attributes": {"regions": ("all",)},
         }.get(name, {})
         chosen = configs.replace(config, **changes)
-        found[name] = [
-            _known(known, name, chosen, seed)
-            or setting.train(name, chosen, seed, *made.get(name, seed))
-            for seed in seeds
-        ]
-    return found
+        return _known(known, name, chosen, seed) or setting.train(
+            name, chosen, seed, *made.get(name, seed), context=context
+        )
+
+    return _train_groups(
+        {(name, s): functools.partial(train, name, s) for name in controls for s in seeds}, setting
+    )
 
 
 def _known(
@@ -512,11 +543,18 @@ class _Setting:
     """Hold what the models of one comparison share, and train one of them at a time."""
 
     def __init__(
-        self, config: FusionConfig, study: Study, encoder: TrainedEncoder, context: Context
+        self,
+        config: FusionConfig,
+        study: Study,
+        encoder: TrainedEncoder | None,
+        context: Context,
+        source: ResponseSource | None = None,
     ):
         self.config, self.study, self.encoder, self.context = config, study, encoder, context
-        external = isinstance(encoder, ExternalEncoder)
-        self.source = encoder.source if external else sources.EncoderSource(encoder, context.device)
+        if source is None and encoder is not None:
+            external = isinstance(encoder, ExternalEncoder)
+            source = encoder.source if external else sources.EncoderSource(encoder, context.device)
+        self.source = source
         self.inputs = Inputs(
             context,
             context.backbone(study.backbone),
@@ -525,6 +563,10 @@ class _Setting:
             encoder,
             self.source,
         )
+
+    def at_once(self) -> int:
+        """Return how many trainings fit into memory, see `trainings_at_once`."""
+        return trainings_at_once(self.inputs, self.study, self.config.augment)
 
     def reference(self) -> np.ndarray:
         """Return the predicted responses to the training images, (n_train, V)."""
@@ -538,6 +580,7 @@ class _Setting:
         seed: int,
         source: ResponseSource | None = None,
         encoder: TrainedEncoder | None = None,
+        context: Context | None = None,
     ) -> TrainedFusion:
         """Train one model, on the responses of the encoder by default."""
         return train_fusion(
@@ -546,14 +589,20 @@ class _Setting:
             encoder=self.encoder if encoder is None else encoder,
             brain=source,
             backbone=self.inputs.backbone,
-            context=self.context,
+            context=self.context if context is None else context,
             seed=seed,
             name=name,
         )
 
-    def train_all(self, models: Iterable[tuple[str, FusionConfig]], seeds: Sequence[int]) -> Groups:
+    def train_all(self, models: Mapping[str, FusionConfig], seeds: Sequence[int]) -> Groups:
         """Train named configurations, each with every seed."""
-        return {name: [self.train(name, config, seed) for seed in seeds] for name, config in models}
+
+        def train(name: str, seed: int, context: Context) -> TrainedFusion:
+            return self.train(name, models[name], seed, context=context)
+
+        return _train_groups(
+            {(name, s): functools.partial(train, name, s) for name in models for s in seeds}, self
+        )
 
 
 class _ControlSources:
@@ -670,7 +719,7 @@ def train_alphas(
     seeds = configs.require_list("seeds", seeds, int)
     setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
     models = {f"alpha {a:g}": configs.replace(config, alpha=float(a)) for a in alphas}
-    return setting.train_all(models.items(), seeds)
+    return setting.train_all(models, seeds)
 
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -713,19 +762,24 @@ def train_quality(
     shares = configs.require_list("shares", shares, float)
     seeds = configs.require_list("seeds", seeds, int)
     setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
-    reached, found = float(np.nanmean(encoder.scores)), {}
-    for share in shares:
-        name = f"r = {share * reached:.2f}"
-        for seed in seeds:
-            mixed = sources.mixed_source(
-                setting.source,
-                setting.reference(),
-                accuracy=share * reached,
-                reached=reached,
-                seed=seed,
-            )
-            found.setdefault(name, []).append(setting.train(name, config, seed, mixed))
-    return found
+    reached = float(np.nanmean(encoder.scores))
+
+    def train(name: str, share: float, seed: int, context: Context) -> TrainedFusion:
+        accuracy = share * reached
+        mixed = sources.mixed_source(
+            setting.source, setting.reference(), accuracy=accuracy, reached=reached, seed=seed
+        )
+        return setting.train(name, config, seed, mixed, context=context)
+
+    names = {share: f"r = {share * reached:.2f}" for share in shares}
+    return _train_groups(
+        {
+            (n, s): functools.partial(train, n, share, s)
+            for share, n in names.items()
+            for s in seeds
+        },
+        setting,
+    )
 
 
 def train_forms(
@@ -770,7 +824,7 @@ def train_forms(
         for query in queries
         for axis in axes
     }
-    return setting.train_all(models.items(), seeds)
+    return setting.train_all(models, seeds)
 
 
 def agreement(model: TrainedFusion, stimuli: StimulusSet) -> float:

@@ -17,6 +17,7 @@ import torch
 from bmfl_lab.backbones import Backbone, FeatureStore, load_backbone
 from bmfl_lab.backbones.dinov2 import STAND_IN_HASH, STAND_IN_WEIGHTS
 from bmfl_lab.data.study import BackboneSpec
+from bmfl_lab.models.fusion import Moments
 from bmfl_lab.runtime import home, pick_device
 
 RESPONSE_BYTES = 512 << 20
@@ -65,6 +66,8 @@ class Context:
         Seed of initial weights, order of the images and dropout.
     responses : ResponseCache
         Responses that were predicted already.
+    moments : dict of str to tuple of Moments
+        Moments of CLS and patches that were measured already, by the key of their tokens.
     models : Path, optional
         Folder in which trained models are kept, so that none is trained twice; None keeps none.
     fresh : bool, default False
@@ -78,6 +81,7 @@ class Context:
     store: FeatureStore
     seed: int = 0
     responses: ResponseCache = field(default_factory=ResponseCache, repr=False)
+    moments: dict[str, tuple[Moments, Moments]] = field(default_factory=dict, repr=False)
     models: Path | None = None
     fresh: bool = False
     models_gb: float = math.inf

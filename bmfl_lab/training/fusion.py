@@ -233,7 +233,9 @@ def _train(
             found = _measure(online(_sample(train, seed), make_path(inputs)), inputs.context.device)
         else:
             data, response = _stored_batches(inputs, train, batches == "memory", Path(mapped))
-            found = _measure(data, inputs.context.device, response)
+            found = _measure(
+                data, inputs.context.device, response, inputs.token_moments(train, data)
+            )
         path, atlas = _untrained_path(config, study, inputs, found, atlas, silent, seed)
         if batches == "images":
             data, held_out = online(train, path, augment=config.augment), online(val, path)
@@ -350,11 +352,8 @@ def _choose_batches(
     )
     if batches in ("store", "images"):
         return batches
-    # the size of the responses of a source on an atlas is known before they are predicted
-    n_vertices = atlas.n_vertices if inputs.source is not None and atlas is not None else 0
-    shapes, _ = array_shapes(inputs.backbone, len(train), inputs.kind, inputs.block)
-    tokens = 2 * (math.prod(shapes["cls"]) + math.prod(shapes["patches"]))
-    responses, free = 4 * len(train) * n_vertices, free_memory()
+    tokens, responses = _held_bytes(inputs, train, atlas)
+    free = free_memory()
     if batches == "memory":
         require(
             tokens + responses <= free,
@@ -365,26 +364,71 @@ def _choose_batches(
             "use batches='store', kind='pooled:4' or fewer images",
         )
         return batches
-    store, chosen = inputs.context.store, "store"
-    if augment != "none":
-        chosen, why = "images", "they are augmented"
-    elif train.skip_broken:
-        chosen, why = "images", "broken ones are skipped"
-    elif _reads_images(inputs) and store.room(evicting=True) < sum(
-        store.missing_bytes(inputs.backbone, stimuli, inputs.reads()) for stimuli in (train, val)
-    ):
-        why = f"their tokens do not fit the store of {store.limit_gb:g} GB"
-        chosen, why = "images", f"{why} (raise BMFL_STORE_GB to keep them)"
-    elif tokens + responses <= free:
-        chosen, why = "memory", f"{free / 1e9:.2f} GB are free"
-    else:
-        why = f"only {free / 1e9:.2f} GB of memory are free"
+    chosen, why = _fitting_batches(inputs, (train, val), tokens + responses, free, augment)
     print(
         f"{name}: batches from {chosen}, because {why}; {len(train):,} images have "
         f"{tokens / 1e9:.2f} GB of tokens and {responses / 1e9:.2f} GB of responses",
         flush=True,
     )
     return chosen
+
+
+def _held_bytes(inputs: Inputs, train: StimulusSet, atlas: Atlas | None) -> tuple[int, int]:
+    """Return the bytes that tokens and responses of the training images take in memory."""
+    # the size of the responses of a source on an atlas is known before they are predicted
+    n_vertices = atlas.n_vertices if inputs.source is not None and atlas is not None else 0
+    shapes, _ = array_shapes(inputs.backbone, len(train), inputs.kind, inputs.block)
+    tokens = 2 * (math.prod(shapes["cls"]) + math.prod(shapes["patches"]))
+    return tokens, 4 * len(train) * n_vertices
+
+
+def _fitting_batches(
+    inputs: Inputs, sets: Sequence[StimulusSet], held: int, free: int, augment: str
+) -> tuple[BatchSource, str]:
+    """Return the source of batches that "auto" stands for, and why it is chosen."""
+    store = inputs.context.store
+    if augment != "none":
+        return "images", "they are augmented"
+    if sets[0].skip_broken:
+        return "images", "broken ones are skipped"
+    if _reads_images(inputs) and store.room(evicting=True) < sum(
+        store.missing_bytes(inputs.backbone, stimuli, inputs.reads()) for stimuli in sets
+    ):
+        why = f"their tokens do not fit the store of {store.limit_gb:g} GB"
+        return "images", f"{why} (raise BMFL_STORE_GB to keep them)"
+    if held <= free:
+        return "memory", f"{free / 1e9:.2f} GB are free"
+    return "store", f"only {free / 1e9:.2f} GB of memory are free"
+
+
+def trainings_at_once(inputs: Inputs, study: Study, augment: str) -> int:
+    """Extract the tokens of a study's training and validation images for trainings at a time.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Inputs of the trainings.
+    study : Study
+        Its sets "train" and "val" are read.
+    augment : str
+        Augmentation of the trainings.
+
+    Returns
+    -------
+    int
+        How many trainings fit into memory at a time; 1, and nothing was extracted, if they take
+        their batches from images or from the store, or if their models cannot be kept.
+    """
+    sets = study.set("train"), study.set("val")
+    held = sum(_held_bytes(inputs, sets[0], getattr(inputs.encoder, "atlas", None)))
+    free = free_memory()
+    known = inputs.source is None or getattr(inputs.source, "identity", None) is not None
+    if not known or _fitting_batches(inputs, sets, held, free, augment)[0] != "memory":
+        return 1
+    for stimuli in sets:
+        inputs.tokens(stimuli)
+    # as much again for validation images, responses of other sources, and the work of torch
+    return max(1, free // (2 * held))
 
 
 def _reads_images(inputs: Inputs) -> bool:
@@ -421,22 +465,22 @@ class _Statistics(NamedTuple):
     donors: np.ndarray | None = None
 
 
-def _measure(batches: Batches, device: str, response: np.ndarray | None = None) -> _Statistics:
+def _measure(
+    batches: Batches,
+    device: str,
+    response: np.ndarray | None = None,
+    tokens: tuple[Moments, Moments] | None = None,
+) -> _Statistics:
     """Measure the training data in one pass, divided over the processes.
 
-    `response` (n, V) is given if it is in memory or mapped as a whole.
+    `response` (n, V) is given if it is in memory or mapped as a whole, and `tokens` if the moments
+    of CLS and patches are known.
     """
     rank, count = processes()
-    found, first = [Moments(), Moments(), Moments()], None
-    for batch in sweep(batches, _ROWS, rank, count):
-        found[0].add(batch["cls"])
-        found[1].add(batch["patches"])
-        if "response" in batch and response is None:
-            found[2].add(batch["response"])
-            first = batch["response"][:_DONORS].cpu().numpy() if first is None else first
-    if count > 1:
-        found, first = _joined(gathered([([m.cpu() for m in found], first)], device))
-    cls, patches, moments = found
+    if tokens is None:
+        (cls, patches, moments), first = _swept(batches, device)
+    else:
+        (cls, patches), moments, first = tokens, Moments(), None
     if response is not None:
         # in blocks of columns, so that the deviations of mapped responses fit into memory
         columns = range(rank * _COLUMNS, response.shape[1], count * _COLUMNS)
@@ -453,6 +497,23 @@ def _measure(batches: Batches, device: str, response: np.ndarray | None = None) 
     # a vertex that is predicted the same for every image carries no information: it stays at zero
     scale = np.where(spread > 1e-6, spread, 1).astype(np.float32)
     return _Statistics(cls, patches, mean, scale, first)
+
+
+def _swept(
+    batches: Batches, device: str, responses: bool = True
+) -> tuple[Sequence[Moments], np.ndarray | None]:
+    """Return the moments of CLS, patches and responses of a source, and its first responses."""
+    rank, count = processes()
+    found, first = [Moments(), Moments(), Moments()], None
+    for batch in sweep(batches, _ROWS, rank, count):
+        found[0].add(batch["cls"])
+        found[1].add(batch["patches"])
+        if "response" in batch and responses:
+            found[2].add(batch["response"])
+            first = batch["response"][:_DONORS].cpu().numpy() if first is None else first
+    if count > 1:
+        found, first = _joined(gathered([([m.cpu() for m in found], first)], device))
+    return found, first
 
 
 def _joined(
@@ -641,6 +702,22 @@ class Inputs:
         return self.context.responses.get(
             (self.source, tokens.key, ids), lambda: self._respond(stimuli, tokens, file)
         )
+
+    def token_moments(self, stimuli: StimulusSet, batches: Batches) -> tuple[Moments, Moments]:
+        """Return the moments of CLS and patches of a set, measured once per context.
+
+        Parameters
+        ----------
+        stimuli : StimulusSet
+            The images.
+        batches : Batches
+            Their tokens in memory or in the store.
+        """
+        known, key = self.context.moments, self.tokens(stimuli).key
+        if key not in known:
+            cls, patches, _ = _swept(batches, self.context.device, responses=False)[0]
+            known[key] = cls, patches
+        return known[key]
 
     def _respond(self, stimuli: StimulusSet, tokens: StoredTokens, file: Path | None) -> np.ndarray:
         read, out = self._encoder_tokens(stimuli, tokens), None

@@ -158,15 +158,16 @@ def train_models(
     trained: dict[str, list] = saved
     compared = [name for name in models if name in COMPARED]
     if compared and not saved:
-        attributes = None
-        if "attributes" in models:
+
+        def attributes() -> TrainedEncoder:
             whose = None if subject is None else subject.name
-            attributes = train_attribute_encoder(encoder_config, study, subject=whose, **options)
+            return train_attribute_encoder(encoder_config, study, subject=whose, **options)
+
         trained = train_comparison(
             fusion_config,
             study,
             encoder=encoder,
-            attribute_encoder=attributes,
+            attribute_encoder=attributes if "attributes" in models else None,
             models=compared,
             seeds=seeds,
             times=times,

@@ -1,0 +1,196 @@
+"""Trainings at a time: the same bits as one after the other, and nothing lost when one process ends."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from bmfl_lab import config as configs
+from bmfl_lab import load_study
+from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.errors import DataError
+from bmfl_lab.training import compare, train_brain_encoder
+from bmfl_lab.training import encoder as encoders
+from bmfl_lab.training.abreast import train_each
+from bmfl_lab.training.context import Context
+from bmfl_lab.training.loop import Stopped
+from bmfl_lab.training.recipes import tiny
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:expected at most 5%"),
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="no gradients after a fork beside CUDA"),
+]
+CONFIG = tiny(kind="pooled:4", loop=configs.replace(tiny().loop, epochs=3))
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Return a context on the CPU that keeps models."""
+    return Context("cpu", FeatureStore(tmp_path / "features"), models=tmp_path)
+
+
+def trainings(folder, count, body):
+    """Return trainings that note their process in a file, and then do what `body` says."""
+
+    def make(k):
+        def train(context):
+            file = folder / f"{k}.kept"
+            if not file.exists() or context.fresh:
+                with open(folder / "log", "a") as log:
+                    log.write(f"{k} {os.getpid()}\n")
+                body(k)
+                file.write_text(str(k * k))
+            return int(file.read_text())
+
+        return train
+
+    return [make(k) for k in range(count)]
+
+
+def noted(folder):
+    """Return which process worked at which training, in the order in which they began."""
+    lines = (folder / "log").read_text().split("\n")[:-1]
+    return [tuple(map(int, line.split())) for line in lines]
+
+
+def test_models_trained_at_a_time_are_those_of_one_thread_to_the_bit(tmp_path, two_threads, capfd):
+    study = load_study(
+        "planted",
+        n_encoder=60,
+        n_encoder_val=20,
+        n_encoder_test=20,
+        n_train=48,
+        n_val=24,
+        n_test=24,
+    )
+    store, test = FeatureStore(tmp_path / "features"), study.set("test")
+    encoder = train_brain_encoder(
+        encoders.tiny("ridge"), study, store=store, folder=tmp_path / "encoder", device="cpu"
+    )
+
+    def train(threads):
+        torch.set_num_threads(threads)
+        options = {"models": ["backbone", "fusion"], "seeds": [0, 1], "device": "cpu"}
+        options |= {"encoder": encoder, "store": store, "folder": tmp_path / str(threads)}
+        found = compare.train_comparison(CONFIG, study, **options)
+        assert torch.get_num_threads() == threads
+        return found
+
+    together, alone = train(2), train(1)
+    for name, group in alone.items():
+        assert [model.seed for model in together[name]] == [0, 1]
+        for one, other in zip(group, together[name]):
+            assert one.history == other.history and other.notes == ()
+            np.testing.assert_array_equal(one.logits(test), other.logits(test))
+
+
+def test_every_training_takes_place_once_in_one_of_two_processes(tmp_path, kept, two_threads):
+    found = train_each(trainings(tmp_path, 6, lambda k: time.sleep(0.2)), kept, lambda: 2)
+    assert found == [0, 1, 4, 9, 16, 25]
+    began, workers = zip(*noted(tmp_path))
+    assert sorted(began) == list(range(6))
+    assert os.getpid() in workers and len(set(workers)) == 2
+
+
+def test_every_model_is_trained_once_more_if_fresh_ones_are_asked_for(tmp_path, kept, two_threads):
+    fresh = dataclasses.replace(kept, fresh=True)
+    for times in (1, 2):
+        found = train_each(trainings(tmp_path, 4, lambda k: time.sleep(0.1)), fresh, lambda: 2)
+        assert found == [0, 1, 4, 9]
+        assert sorted(k for k, _ in noted(tmp_path)) == sorted(times * [0, 1, 2, 3])
+
+
+def test_one_process_works_where_memory_or_trainings_are_for_one(tmp_path, kept, two_threads):
+    train_each(trainings(tmp_path, 3, lambda k: None), kept, lambda: 1)
+    (tmp_path / "0.kept").unlink()
+    train_each(trainings(tmp_path, 1, lambda k: None), kept, lambda: 2)
+    assert {worker for _, worker in noted(tmp_path)} == {os.getpid()}
+
+
+def test_what_a_killed_process_did_not_finish_is_trained_here(tmp_path, kept, two_threads):
+    mine = os.getpid()
+
+    def die(k):
+        time.sleep(0.2)
+        if os.getpid() != mine:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert train_each(trainings(tmp_path, 4, die), kept, lambda: 2) == [0, 1, 4, 9]
+    tried = [k for k, worker in noted(tmp_path) if worker != mine]
+    assert len(tried) == 1
+    assert sorted(k for k, worker in noted(tmp_path) if worker == mine) == [0, 1, 2, 3]
+
+
+def test_an_error_of_another_process_is_raised_here(tmp_path, kept, two_threads, capfd):
+    mine = os.getpid()
+
+    def fail(k):
+        time.sleep(0.2)
+        if k == 1:
+            raise DataError(f"image {k} is broken; remove it")
+
+    with pytest.raises(DataError, match="image 1 is broken; remove it"):
+        train_each(trainings(tmp_path, 3, fail), kept, lambda: 2)
+    assert any(worker != mine for _, worker in noted(tmp_path))
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_an_interrupt_stops_the_other_processes(tmp_path, kept, two_threads):
+    mine = os.getpid()
+
+    def interrupted(k):
+        time.sleep(0.3)
+        if os.getpid() == mine:
+            raise KeyboardInterrupt
+        time.sleep(60)
+
+    began = time.monotonic()
+    with pytest.raises(Stopped, match="run the cell again"):
+        train_each(trainings(tmp_path, 2, interrupted), kept, lambda: 2)
+    other = next(worker for _, worker in noted(tmp_path) if worker != mine)
+    with pytest.raises(ProcessLookupError):
+        os.kill(other, 0)
+    assert time.monotonic() - began < 30
+
+
+def test_other_processes_end_after_their_parent_was_killed(tmp_path):
+    script = f"""
+import os, pathlib, time, torch
+from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.training.abreast import train_each
+from bmfl_lab.training.context import Context
+torch.set_num_threads(2)
+folder = pathlib.Path({str(tmp_path)!r})
+def train(context):
+    (folder / str(os.getpid())).write_text("")
+    time.sleep(600)
+train_each([train, train], Context("cpu", FeatureStore(folder / "features"), models=folder), lambda: 2)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    workers = []
+    while len(workers) < 2:
+        assert parent.poll() is None
+        time.sleep(0.1)
+        workers = [int(file.name) for file in tmp_path.iterdir() if file.name.isdigit()]
+    parent.kill()
+    parent.wait()
+    (other,) = set(workers) - {parent.pid}
+    deadline = time.monotonic() + 60
+    while os.path.exists(f"/proc/{other}") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not os.path.exists(f"/proc/{other}")
