@@ -1,6 +1,7 @@
 """Tests of trainings keep their models apart from those of the user and of each other."""
 
 import pytest
+import torch
 
 from bmfl_lab.training import context
 
@@ -11,3 +12,12 @@ def own_models(monkeypatch, tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setattr(context, "home", lambda: folder)
     return folder
+
+
+@pytest.fixture
+def one_thread():
+    """Let torch use one thread, so that every training takes place in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

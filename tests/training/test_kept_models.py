@@ -25,7 +25,10 @@ from bmfl_lab.training import (
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.recipes import tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:expected at most 5%")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:expected at most 5%"),
+    pytest.mark.usefixtures("one_thread"),  # trainings of other processes are not counted
+]
 LOOP = configs.replace(tiny().loop, epochs=3)
 CONFIG = tiny(kind="pooled:4", loop=LOOP)
 
