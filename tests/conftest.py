@@ -12,17 +12,21 @@ def pytest_xdist_auto_num_workers(config):
     return (os.cpu_count() or 1) + 1
 
 
-def pytest_configure(config):
+def _share_cores():
     """Divide the cores between the test processes; otherwise every one takes all of them.
 
-    Threads that wait for each other sleep: many tests start processes that need the cores.
+    Threads that wait for each other sleep: many tests start processes that need the cores. Torch
+    reads this when it is loaded, which the conftest.py of a folder may do before pytest is set up.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # some hundred processes would compile the package anew
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     if workers > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
+_share_cores()
+# some hundred processes would compile the package anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def _is_local(address):
