@@ -7,9 +7,13 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from jupyter_client import KernelManager
+from jupyter_client.kernelspec import KernelSpec
+from nbclient import NotebookClient
 
 from bmfl_lab import config as configs
 from bmfl_lab import load_study
@@ -194,3 +198,47 @@ train_each([train, train], Context("cpu", FeatureStore(folder / "features"), mod
     while os.path.exists(f"/proc/{other}") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not os.path.exists(f"/proc/{other}")
+
+
+def test_a_cell_shows_what_other_processes_say_and_can_be_stopped_and_run_again(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # a kernel that sees it shows no output of others
+    manager = KernelManager(transport="ipc", connection_file=str(tmp_path / "k.json"))
+    manager._kernel_spec = KernelSpec(
+        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    )
+    first = f"""
+import os, pathlib, signal, time, torch
+from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.training.abreast import train_each
+from bmfl_lab.training.context import Context
+torch.set_num_threads(2)
+folder, mine = pathlib.Path({str(tmp_path)!r}), os.getpid()
+context = Context("cpu", FeatureStore(folder / "features"), models=folder)
+def training(k):
+    def train(context):
+        if not (folder / str(k)).exists():
+            time.sleep(0.5)
+            if os.getpid() == mine and interrupts:
+                os.kill(mine, signal.SIGINT)
+            x = torch.ones(64, 64, requires_grad=True)
+            (x @ x).sum().backward()
+            print("trained", k, "here" if os.getpid() == mine else "elsewhere", flush=True)
+            (folder / str(k)).write_text(str(float(x.grad.sum())))
+        return float((folder / str(k)).read_text())
+    return train
+"""
+    train = "print(train_each([training(k) for k in range(4)], context, lambda: 2))"
+    cells = [first, f"interrupts = True; {train}", f"interrupts = False; {train}"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    client = NotebookClient(notebook, timeout=200, allow_errors=True, km=manager)
+    try:
+        _, stopped, again = client.execute().cells
+    finally:
+        manager.shutdown_kernel(now=True)
+    (error,) = [o for o in stopped.outputs if o.output_type == "error"]
+    assert error.traceback == ["stopped while other processes trained; run the cell again"]
+    said = "".join(o.text for o in again.outputs)
+    assert "here" in said and "elsewhere" in said
+    assert said.rstrip().endswith(str([2.0 * 64**3] * 4))
