@@ -51,7 +51,8 @@ def train_each(
     Notes
     -----
     Two threads that share one training of this size wait for each other at every operation: on two
-    cores, a step of the fusion on the demo study took 0.10 s with two threads and 0.11 s with one.
+    cores, a step of the fusion on the demo study took 95 to 113 ms with two threads and 112 to 142
+    ms with one (two runs each).
 
     The other processes are forks that start with what this one has read. They take one training
     after the other, as this one does, and this one reads their models in the end. What another

@@ -17,7 +17,17 @@ def own_models(monkeypatch, tmp_path_factory):
 @pytest.fixture
 def one_thread():
     """Let torch use one thread, so that every training takes place in this process."""
+    yield from _threads(1)
+
+
+@pytest.fixture
+def two_threads():
+    """Let torch use two threads, so that two trainings take place at a time."""
+    yield from _threads(2)
+
+
+def _threads(n):
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(n)
     yield
     torch.set_num_threads(before)

@@ -35,14 +35,6 @@ CONFIG = tiny(kind="pooled:4", loop=configs.replace(tiny().loop, epochs=3))
 
 
 @pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def kept(tmp_path):
     """Return a context on the CPU that keeps models."""
     return Context("cpu", FeatureStore(tmp_path / "features"), models=tmp_path)
