@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require_known
 from bmfl_lab.files import sha256_json
 from bmfl_lab.runtime import rng
 
@@ -622,6 +622,8 @@ def crossed_mean(
     ------
     DataError
         If a value is not finite or outside the range of its kind, or the shape is another one.
+    ConfigError
+        If the kind is unknown.
 
     Notes
     -----
@@ -659,6 +661,7 @@ def crossed_mean(
             )
         )
     _check_values(d, "values")
+    require_known(kind, KINDS, ConfigError, f"a kind among {tuple(KINDS)}")
     low, high = KINDS[kind]
     if d.size and (d.min() < low or d.max() > high):
         raise DataError(

@@ -250,19 +250,21 @@ def train_comparison(
 
     with timed(times if times is not None else {}, "train models"):
         return _train_groups(
-            {(name, s): functools.partial(train, name, s) for name in models for s in seeds},
+            [(name, functools.partial(train, name, s)) for name in models for s in seeds],
             _Setting(config, study, encoder, context),
             first=[lambda context: attributes()] if "attributes" in models else [],
         )
 
 
 def _train_groups(
-    trainings: Mapping[tuple[str, int], Callable[[Context], TrainedFusion]],
+    trainings: Sequence[tuple[str, Callable[[Context], TrainedFusion]]],
     setting: _Setting,
     first: Sequence[Callable[[Context], object]] = (),
 ) -> Groups:
-    """Return the models by name, each with one per seed; `first` is trained before them."""
-    trained = train_each([*first, *trainings.values()], setting.context, setting.at_once)
+    """Return the models of each name in their order; `first` is trained before them."""
+    trained = train_each(
+        [*first, *(train for _, train in trainings)], setting.context, setting.at_once
+    )
     found: Groups = {}
     for (name, _), model in zip(trainings, trained[len(first) :]):
         found.setdefault(name, []).append(model)
@@ -341,11 +343,7 @@ def train_baselines(
 
     names = {length: f"backbone, {length} epoch" + ("s" if length > 1 else "") for length in kept}
     return _train_groups(
-        {
-            (n, s): functools.partial(train, n, length, s)
-            for length, n in names.items()
-            for s in seeds
-        },
+        [(n, functools.partial(train, n, k, s)) for k, n in names.items() for s in seeds],
         _Setting(config, study, encoder, context),
     )
 
@@ -527,7 +525,7 @@ def train_controls(
         )
 
     return _train_groups(
-        {(name, s): functools.partial(train, name, s) for name in controls for s in seeds}, setting
+        [(name, functools.partial(train, name, s)) for name in controls for s in seeds], setting
     )
 
 
@@ -601,7 +599,7 @@ class _Setting:
             return self.train(name, models[name], seed, context=context)
 
         return _train_groups(
-            {(name, s): functools.partial(train, name, s) for name in models for s in seeds}, self
+            [(name, functools.partial(train, name, s)) for name in models for s in seeds], self
         )
 
 
@@ -773,11 +771,7 @@ def train_quality(
 
     names = {share: f"r = {share * reached:.2f}" for share in shares}
     return _train_groups(
-        {
-            (n, s): functools.partial(train, n, share, s)
-            for share, n in names.items()
-            for s in seeds
-        },
+        [(n, functools.partial(train, n, share, s)) for share, n in names.items() for s in seeds],
         setting,
     )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, t, ttest_1samp
 
-from bmfl_lab.errors import DataError
+from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.metrics.statistics import (
     accuracy_interval,
     bootstrap_mean,
@@ -311,3 +311,9 @@ def test_claims_are_adjusted_for_all_that_is_compared():
     assert (
         claimed(several) == set() and claimed(several, level=0.06) == {"a"} and claimed({}) == set()
     )
+
+
+def test_an_unknown_kind_is_refused_with_the_nearest_one():
+    values = np.zeros((2, 4))
+    with pytest.raises(ConfigError, match=r"'differences'.*'?difference'?"):
+        crossed_mean(values, kind="differences")
