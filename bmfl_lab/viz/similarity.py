@@ -304,7 +304,7 @@ def time_course_figure(
     Parameters
     ----------
     scores : ndarray, shape (n_layers, n_times)
-        Score of each layer at each time.
+        Score of each layer at each time. A curve that would hide an equal one is dashed.
     times : ndarray, shape (n_times,)
         Times in seconds after image onset.
     layers : sequence of str, length n_layers
@@ -345,7 +345,15 @@ def time_course_figure(
     numbers = pd.concat(tables, keys=["r", "low", "high"][: len(tables)])
     with panel(cell=(6.8, 3.4), title=title, numbers=numbers) as (drawn, ax):
         for i, layer in enumerate(layers):
-            ax.plot(1000 * times, scores[i], color=colour[layer], lw=1.6, label=layer)
+            hides = any(np.array_equal(scores[i], row, equal_nan=True) for row in scores[:i])
+            ax.plot(
+                1000 * times,
+                scores[i],
+                color=colour[layer],
+                lw=1.6,
+                ls="--" if hides else "-",
+                label=layer,
+            )
             if ends:
                 ax.fill_between(
                     1000 * times, ends[0][i], ends[1][i], color=colour[layer], alpha=0.15, lw=0

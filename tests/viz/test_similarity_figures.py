@@ -108,6 +108,12 @@ def test_time_courses_show_peaks_and_truth():
     assert "bands: 95 % interval" in [t.get_text() for t in ax.figure.legends[0].get_texts()]
 
 
+def test_a_curve_that_would_hide_an_equal_one_is_dashed():
+    scores = np.array([[0.1, np.nan, 0.3], [0.2, 0.2, 0.2], [0.1, np.nan, 0.3]])
+    ax = drawn(figures.time_course_figure(scores, np.arange(3) / 10, ["a", "b", "c"])).axes[0]
+    assert [line.get_linestyle() for line in ax.lines[:3]] == ["-", "-", "--"]
+
+
 def test_preferred_images_and_the_made_one():
     def image(v):
         return np.full((8, 8, 3), v, np.uint8)
