@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -21,6 +22,8 @@ from bmfl_lab.training.loop import Stopped
 
 T = TypeVar("T")
 _BYTES = 4
+_MOST = 1024
+"""Trainings beyond which they follow each other: their numbers might not fit into a pipe."""
 
 
 def train_each(
@@ -46,7 +49,8 @@ def train_each(
     Raises
     ------
     Stopped
-        If the kernel is interrupted while other processes train. They save their step.
+        If the kernel is interrupted while other processes train. A training that has begun its
+        steps saves the last one.
 
     Notes
     -----
@@ -64,9 +68,8 @@ def train_each(
         return [training(context) for training in trainings]
     found: dict[int, T] = {}
     with _one_thread(), contextlib.ExitStack() as pipes:
-        todo, finished = _Numbers(range(len(trainings))), _Numbers()
-        pipes.callback(todo.close)
-        pipes.callback(finished.close)
+        todo, finished = (pipes.enter_context(_Numbers()) for _ in range(2))
+        todo.put(*range(len(trainings)))
         todo.end()
         others: list[BaseProcess] = []
         try:
@@ -76,12 +79,14 @@ def train_each(
             finished.end()
             for k in todo:
                 found[k] = trainings[k](context)
-            for other in others:
-                other.join()
+            with _exit_on_sigterm():
+                for other in others:
+                    other.join()
         except KeyboardInterrupt as stopped:
             where = str(stopped) or "stopped while other processes trained; run the cell again"
             raise Stopped(where) from None
         finally:
+            list(todo)  # nobody begins another training
             for other in others:
                 other.terminate()  # ends none that has finished; the others save their step
             for other in others:
@@ -99,9 +104,10 @@ def _processes(n_trainings: int, context: Context) -> int:
     possible = (
         context.device == "cpu"
         and context.models is not None
-        and 2 * n_trainings >= threads
+        and threads <= 2 * n_trainings
+        and n_trainings <= _MOST
         and sys.platform == "linux"
-        and int(os.environ.get("WORLD_SIZE", 1)) == 1
+        and not {"WORLD_SIZE", "LOCAL_RANK"} & os.environ.keys()
         and threading.current_thread() is threading.main_thread()
         and not multiprocessing.current_process().daemon
         and not torch.cuda.is_available()  # then torch computes no gradients after a fork
@@ -119,37 +125,48 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into an exit, so that what is open here is closed."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _Numbers:
-    """Hand out numbers to several processes, each number to one of them.
+    """Hand out numbers to several processes, each number to one of them."""
 
-    Parameters
-    ----------
-    numbers : sequence of int
-        Numbers that are put in at the start.
-    """
+    def __init__(self):
+        out, into = os.pipe()
+        # so few bytes are written and read in one piece
+        self._out, self._in = open(out, "rb", buffering=0), open(into, "wb", buffering=0)
 
-    def __init__(self, numbers: Sequence[int] = ()):
-        self._out, self._in = os.pipe()
+    def __enter__(self) -> _Numbers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._in.close()
+        self._out.close()
+
+    def put(self, *numbers: int) -> None:
+        """Put numbers in."""
         for number in numbers:
-            self.put(number)
-
-    def put(self, number: int) -> None:
-        """Put a number in; so few bytes are written and read in one piece."""
-        os.write(self._in, number.to_bytes(_BYTES, "little"))
-
-    def __iter__(self) -> Iterator[int]:
-        """Take numbers out until there are none, and no process can put in another."""
-        while taken := os.read(self._out, _BYTES):
-            yield int.from_bytes(taken, "little")
+            self._in.write(number.to_bytes(_BYTES, "little"))
 
     def end(self) -> None:
         """Put in no more from this process."""
-        os.close(self._in)
-        self._in = None
+        self._in.close()
 
-    def close(self) -> None:
-        """Take out no more in this process."""
-        os.close(self._out)
+    def __iter__(self) -> Iterator[int]:
+        """Take numbers out until there are none, and no process can put in another."""
+        while taken := self._out.read(_BYTES):
+            yield int.from_bytes(taken, "little")
 
 
 def _fork(

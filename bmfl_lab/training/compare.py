@@ -410,7 +410,7 @@ def ablation_trainer(
     """
     context = Context.make(store, device).keeping(folder, fresh)
 
-    setting = _Setting(config, study, encoder, context, brain)
+    setting = _Setting(config, study, encoder, context, brain, atlas)
 
     def one(model: AblatedModel, context: Context) -> TrainedFusion:
         whole = np.all(model.mask)
@@ -538,7 +538,7 @@ def _known(
 
 
 class _Setting:
-    """Hold what the models of one comparison share, and train one of them at a time."""
+    """Hold what the models of one comparison share, and train them."""
 
     def __init__(
         self,
@@ -547,7 +547,9 @@ class _Setting:
         encoder: TrainedEncoder | None,
         context: Context,
         source: ResponseSource | None = None,
+        atlas: Atlas | None = None,
     ):
+        self.atlas = getattr(encoder, "atlas", None) if atlas is None else atlas
         self.config, self.study, self.encoder, self.context = config, study, encoder, context
         if source is None and encoder is not None:
             external = isinstance(encoder, ExternalEncoder)
@@ -564,7 +566,10 @@ class _Setting:
 
     def at_once(self) -> int:
         """Return how many trainings fit into memory, see `trainings_at_once`."""
-        return trainings_at_once(self.inputs, self.study, self.config.augment)
+        n = trainings_at_once(self.inputs, self.study, self.config.augment, self.atlas)
+        if n > 1 and self.source is not None:
+            self.reference()  # with all threads, as for one training: its bits name controls
+        return n
 
     def reference(self) -> np.ndarray:
         """Return the predicted responses to the training images, (n_train, V)."""

@@ -401,7 +401,7 @@ def _fitting_batches(
     return "store", f"only {free / 1e9:.2f} GB of memory are free"
 
 
-def trainings_at_once(inputs: Inputs, study: Study, augment: str) -> int:
+def trainings_at_once(inputs: Inputs, study: Study, augment: str, atlas: Atlas | None) -> int:
     """Extract the tokens of a study's training and validation images for trainings at a time.
 
     Parameters
@@ -412,15 +412,24 @@ def trainings_at_once(inputs: Inputs, study: Study, augment: str) -> int:
         Its sets "train" and "val" are read.
     augment : str
         Augmentation of the trainings.
+    atlas : Atlas or None
+        Atlas of the responses, if it is known.
 
     Returns
     -------
     int
         How many trainings fit into memory at a time; 1, and nothing was extracted, if they take
         their batches from images or from the store, or if their models cannot be kept.
+
+    Raises
+    ------
+    DataError
+        If a label is missing, or an image cannot be read.
     """
     sets = study.set("train"), study.set("val")
-    held = sum(_held_bytes(inputs, sets[0], getattr(inputs.encoder, "atlas", None)))
+    for stimuli in sets:
+        check_labels(stimuli, len(study.class_names))
+    held = sum(_held_bytes(inputs, sets[0], atlas))
     free = free_memory()
     known = inputs.source is None or getattr(inputs.source, "identity", None) is not None
     if not known or _fitting_batches(inputs, sets, held, free, augment)[0] != "memory":
@@ -704,7 +713,7 @@ class Inputs:
         )
 
     def token_moments(self, stimuli: StimulusSet, batches: Batches) -> tuple[Moments, Moments]:
-        """Return the moments of CLS and patches of a set, measured once per context.
+        """Return the moments of CLS and patches of a set, measured once per context and process.
 
         Parameters
         ----------

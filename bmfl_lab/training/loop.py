@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import multiprocessing
 import os
 import random
 import signal
@@ -218,6 +219,8 @@ def _stop_signals(folder: Path | None) -> Iterator[list[int]]:
 
     def stop(number: int, _frame: object) -> None:
         signals.append(number)
+        if multiprocessing.parent_process() is not None:
+            return  # the parent passes on a signal that the system may have sent to all processes
         for each in before:
             signal.signal(each, signal.SIG_DFL)  # the second signal ends the process at once
 

@@ -12,6 +12,7 @@ from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.runtime import timed
 from bmfl_lab.training.compare import (
     Groups,
+    attribute_subject,
     train_attribute_encoder,
     train_baselines,
     train_comparison,
@@ -158,9 +159,13 @@ def train_models(
     trained: dict[str, list] = saved
     compared = [name for name in models if name in COMPARED]
     if compared and not saved:
+        whose = None if subject is None else subject.name
+        if "attributes" in models:
+            attribute_subject(
+                study.subject(whose)
+            )  # refuses a measured subject before any training
 
         def attributes() -> TrainedEncoder:
-            whose = None if subject is None else subject.name
             return train_attribute_encoder(encoder_config, study, subject=whose, **options)
 
         trained = train_comparison(

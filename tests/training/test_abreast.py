@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import fit_example as example
 import nbformat
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from bmfl_lab import config as configs
 from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.errors import DataError
-from bmfl_lab.training import compare, train_brain_encoder
+from bmfl_lab.training import checkpoint, compare, fusion, train_brain_encoder
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.abreast import train_each
 from bmfl_lab.training.context import Context
@@ -64,7 +65,9 @@ def noted(folder):
     return [tuple(map(int, line.split())) for line in lines]
 
 
-def test_models_trained_at_a_time_are_those_of_one_thread_to_the_bit(tmp_path, two_threads, capfd):
+def test_models_trained_at_a_time_are_those_of_one_thread_to_the_bit(
+    tmp_path, two_threads, monkeypatch
+):
     study = load_study(
         "planted",
         n_encoder=60,
@@ -79,6 +82,15 @@ def test_models_trained_at_a_time_are_those_of_one_thread_to_the_bit(tmp_path, t
         encoders.tiny("ridge"), study, store=store, folder=tmp_path / "encoder", device="cpu"
     )
 
+    original = fusion.fit
+
+    def noted_fit(*arguments, **options):
+        with open(tmp_path / "log", "a") as log:
+            log.write(f"{torch.get_num_threads()} {os.getpid()}\n")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(fusion, "fit", noted_fit)
+
     def train(threads):
         torch.set_num_threads(threads)
         options = {"models": ["backbone", "fusion"], "seeds": [0, 1], "device": "cpu"}
@@ -87,7 +99,11 @@ def test_models_trained_at_a_time_are_those_of_one_thread_to_the_bit(tmp_path, t
         assert torch.get_num_threads() == threads
         return found
 
-    together, alone = train(2), train(1)
+    together = train(2)
+    threads, workers = zip(*noted(tmp_path))
+    assert threads == (1, 1, 1, 1) and len(set(workers)) == 2 and os.getpid() in workers
+    alone = train(1)
+    assert noted(tmp_path)[4:] == [(1, os.getpid())] * 4
     for name, group in alone.items():
         assert [model.seed for model in together[name]] == [0, 1]
         for one, other in zip(group, together[name]):
@@ -109,6 +125,7 @@ def test_every_model_is_trained_once_more_if_fresh_ones_are_asked_for(tmp_path, 
         found = train_each(trainings(tmp_path, 4, lambda k: time.sleep(0.1)), fresh, lambda: 2)
         assert found == [0, 1, 4, 9]
         assert sorted(k for k, _ in noted(tmp_path)) == sorted(times * [0, 1, 2, 3])
+    assert len({worker for _, worker in noted(tmp_path)}) == 3  # this one, and one each time
 
 
 def test_one_process_works_where_memory_or_trainings_are_for_one(tmp_path, kept, two_threads):
@@ -133,17 +150,68 @@ def test_what_a_killed_process_did_not_finish_is_trained_here(tmp_path, kept, tw
 
 
 def test_an_error_of_another_process_is_raised_here(tmp_path, kept, two_threads, capfd):
-    mine = os.getpid()
+    mine, failed = os.getpid(), tmp_path / "failed"
 
     def fail(k):
         time.sleep(0.2)
-        if k == 1:
+        if os.getpid() != mine:
+            failed.write_text(str(k))
+        if failed.exists() and failed.read_text() == str(k):
             raise DataError(f"image {k} is broken; remove it")
 
-    with pytest.raises(DataError, match="image 1 is broken; remove it"):
+    with pytest.raises(DataError, match=r"image \d is broken; remove it") as caught:
         train_each(trainings(tmp_path, 3, fail), kept, lambda: 2)
-    assert any(worker != mine for _, worker in noted(tmp_path))
+    assert failed.read_text() in str(caught.value)
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_stopped_training_of_another_process_has_saved_its_step(tmp_path, kept, two_threads):
+    mine, whole = os.getpid(), example.train()
+
+    def loss(model, batch):
+        if os.getpid() != mine:
+            (tmp_path / "begun").touch()
+            time.sleep(0.1)
+        return example.loss_fn(model, batch)
+
+    def train(context):
+        if os.getpid() != mine:
+            # checkpoints at the end of the whole training alone, or when it is stopped
+            return example.train(tmp_path / "run", loss, checkpoint_every=1000)
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.1)
+        time.sleep(0.5)
+        raise KeyboardInterrupt
+
+    with pytest.raises(Stopped):
+        train_each([train, train], kept, lambda: 2)
+    assert 0 < checkpoint.newest_step(tmp_path / "run") < 60
+    resumed = example.train(tmp_path / "run", checkpoint_every=1000)
+    assert [epoch["epoch"] for epoch in resumed.history] == [
+        epoch["epoch"] for epoch in whole.history
+    ]
+
+
+def test_sigterm_while_others_train_stops_them(tmp_path, kept, two_threads):
+    mine, other = os.getpid(), tmp_path / "other"
+
+    def wait(k):
+        while os.getpid() == mine:
+            if other.exists():
+                return
+            time.sleep(0.1)
+        other.write_text(str(os.getpid()))
+        time.sleep(1)
+        os.kill(mine, signal.SIGTERM)
+        time.sleep(60)
+
+    began = time.monotonic()
+    with pytest.raises(SystemExit) as caught:
+        train_each(trainings(tmp_path, 2, wait), kept, lambda: 2)
+    assert caught.value.code == 143 and time.monotonic() - began < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(other.read_text()), 0)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_an_interrupt_stops_the_other_processes(tmp_path, kept, two_threads):
