@@ -25,7 +25,6 @@ from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import timed
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training import recipes, sources
-from bmfl_lab.training.abreast import train_each
 from bmfl_lab.training.batches import fingerprint
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.encoder import EncoderConfig
@@ -33,10 +32,11 @@ from bmfl_lab.training.external import ExternalEncoder
 from bmfl_lab.training.fusion import (
     Inputs,
     TrainedFusion,
+    max_parallel,
     train_fusion,
-    trainings_at_once,
 )
 from bmfl_lab.training.names import COMPARED, CONTROL_MODELS
+from bmfl_lab.training.parallel import train_each
 from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 Groups = dict[str, list[TrainedFusion]]
@@ -207,8 +207,8 @@ def train_comparison(
     Returns
     -------
     dict of str to list of TrainedFusion
-        One trained model per seed for each name. On a CPU several are trained at once, see
-        `bmfl_lab.training.abreast.train_each`.
+        One trained model per seed for each name. On a CPU they are trained in parallel, see
+        `bmfl_lab.training.parallel.train_each`.
 
     Raises
     ------
@@ -263,7 +263,7 @@ def _train_groups(
 ) -> Groups:
     """Return the models of each name in their order; `first` is trained before them."""
     trained = train_each(
-        [*first, *(train for _, train in trainings)], setting.context, setting.at_once
+        [*first, *(train for _, train in trainings)], setting.context, setting.max_parallel
     )
     found: Groups = {}
     for (name, _), model in zip(trainings, trained[len(first) :]):
@@ -431,7 +431,7 @@ def ablation_trainer(
 
     def train(models: Sequence[AblatedModel]) -> list[TrainedFusion]:
         trainings = [functools.partial(one, model) for model in models]
-        return train_each(trainings, context, setting.at_once)
+        return train_each(trainings, context, setting.max_parallel)
 
     return train
 
@@ -564,9 +564,9 @@ class _Setting:
             self.source,
         )
 
-    def at_once(self) -> int:
-        """Return how many trainings fit into memory, see `trainings_at_once`."""
-        n = trainings_at_once(self.inputs, self.study, self.config.augment, self.atlas)
+    def max_parallel(self) -> int:
+        """Return how many trainings fit into memory together."""
+        n = max_parallel(self.inputs, self.study, self.config.augment, self.atlas)
         if n > 1 and self.source is not None:
             self.reference()  # with all threads, as for one training: its bits name controls
         return n

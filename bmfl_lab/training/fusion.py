@@ -401,8 +401,8 @@ def _fitting_batches(
     return "store", f"only {free / 1e9:.2f} GB of memory are free"
 
 
-def trainings_at_once(inputs: Inputs, study: Study, augment: str, atlas: Atlas | None) -> int:
-    """Extract the tokens of a study's training and validation images for trainings at a time.
+def max_parallel(inputs: Inputs, study: Study, augment: str, atlas: Atlas | None) -> int:
+    """Return how many trainings may run in parallel, after extracting the tokens that they share.
 
     Parameters
     ----------
@@ -418,8 +418,8 @@ def trainings_at_once(inputs: Inputs, study: Study, augment: str, atlas: Atlas |
     Returns
     -------
     int
-        How many trainings fit into memory at a time; 1, and nothing was extracted, if they take
-        their batches from images or from the store, or if their models cannot be kept.
+        How many trainings fit into memory together. It is 1, and nothing was extracted, if batches
+        come from images or from the store, or if models cannot be kept.
 
     Raises
     ------

@@ -121,7 +121,7 @@ def fit(
         Folder of the checkpoints, one at the end of an epoch unless ``config.checkpoint_every``
         says otherwise. One process at a time works in it. SIGTERM and SIGINT then finish the step,
         save and exit with 143 or 130; in a notebook an interrupt ends with `Stopped`. A second
-        signal ends the process at once.
+        signal ends the process at once, unless it is a fork, whose parent passes signals on.
     resume : bool, default True
         Continue from the newest checkpoint of `folder`; False deletes what is there.
     device : "auto", "cpu" or "cuda", default "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -159,20 +160,17 @@ def train_models(
     trained: dict[str, list] = saved
     compared = [name for name in models if name in COMPARED]
     if compared and not saved:
-        whose = None if subject is None else subject.name
+        attributes = None
         if "attributes" in models:
-            attribute_subject(
-                study.subject(whose)
-            )  # refuses a measured subject before any training
-
-        def attributes() -> TrainedEncoder:
-            return train_attribute_encoder(encoder_config, study, subject=whose, **options)
-
+            attribute_subject(subject)  # refuses measured responses before anything is trained
+            attributes = functools.partial(
+                train_attribute_encoder, encoder_config, study, subject=subject.name, **options
+            )
         trained = train_comparison(
             fusion_config,
             study,
             encoder=encoder,
-            attribute_encoder=attributes if "attributes" in models else None,
+            attribute_encoder=attributes,
             models=compared,
             seeds=seeds,
             times=times,

@@ -345,15 +345,8 @@ def time_course_figure(
     numbers = pd.concat(tables, keys=["r", "low", "high"][: len(tables)])
     with panel(cell=(6.8, 3.4), title=title, numbers=numbers) as (drawn, ax):
         for i, layer in enumerate(layers):
-            hides = any(np.array_equal(scores[i], row, equal_nan=True) for row in scores[:i])
-            ax.plot(
-                1000 * times,
-                scores[i],
-                color=colour[layer],
-                lw=1.6,
-                ls="--" if hides else "-",
-                label=layer,
-            )
+            style = "--" if any(np.array_equal(scores[i], s, True) for s in scores[:i]) else "-"
+            ax.plot(1000 * times, scores[i], style, color=colour[layer], lw=1.6, label=layer)
             if ends:
                 ax.fill_between(
                     1000 * times, ends[0][i], ends[1][i], color=colour[layer], alpha=0.15, lw=0

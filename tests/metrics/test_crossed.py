@@ -315,5 +315,5 @@ def test_claims_are_adjusted_for_all_that_is_compared():
 
 def test_an_unknown_kind_is_refused_with_the_nearest_one():
     values = np.zeros((2, 4))
-    with pytest.raises(ConfigError, match=r"'differences'.*'?difference'?"):
+    with pytest.raises(ConfigError, match=r"got 'differences'.*difference"):
         crossed_mean(values, kind="differences")

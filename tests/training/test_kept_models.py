@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bmfl_lab import config as configs
-from bmfl_lab import load_study, runtime
+from bmfl_lab import runtime
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.errors import CheckpointError
 from bmfl_lab.training import (
@@ -34,16 +34,8 @@ CONFIG = tiny(kind="pooled:4", loop=LOOP)
 
 
 @pytest.fixture(scope="module")
-def study():
-    return load_study(
-        "planted",
-        n_encoder=60,
-        n_encoder_val=20,
-        n_encoder_test=20,
-        n_train=48,
-        n_val=24,
-        n_test=24,
-    )
+def study(small_study):
+    return small_study
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,9 @@ import sys
 from pathlib import Path
 
 import fit_example as example
-import nbformat
 import numpy as np
 import pytest
 import torch
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import KernelManager
-from nbclient import NotebookClient
 from torch import nn
 
 from bmfl_lab import runtime
@@ -151,11 +147,9 @@ def test_a_signal_finishes_the_step_saves_and_a_fresh_process_resumes_to_the_bit
         assert _elsewhere(tmp_path).stdout.split()[-1] == example.digest(whole)
 
 
-def test_an_interrupted_cell_ends_with_one_sentence_and_goes_on_to_the_bit(tmp_path, whole):
-    manager = KernelManager(transport="ipc", connection_file=str(tmp_path / "k.json"))
-    manager._kernel_spec = KernelSpec(
-        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    )
+def test_an_interrupted_cell_ends_with_one_sentence_and_goes_on_to_the_bit(
+    tmp_path, whole, run_cells
+):
     lines = [
         "import os, signal, sys",
         f"sys.path.insert(0, {str(SCRIPT.parent)!r})",
@@ -167,14 +161,7 @@ def test_an_interrupted_cell_ends_with_one_sentence_and_goes_on_to_the_bit(tmp_p
         "    return example.loss_fn(model, batch)",
     ]
     cell = f"print(example.digest(example.train({str(tmp_path / 'run')!r}, loss)))"
-    cells = [nbformat.v4.new_code_cell(text) for text in ("\n".join(lines), cell, cell)]
-    client = NotebookClient(
-        nbformat.v4.new_notebook(cells=cells), timeout=200, allow_errors=True, km=manager
-    )
-    try:
-        _, stopped, again = client.execute().cells
-    finally:
-        manager.shutdown_kernel(now=True)
+    _, stopped, again = run_cells("\n".join(lines), cell, cell)
     (error,) = [o for o in stopped.outputs if o.output_type == "error"]
     assert error.traceback == ["stopped at step 13 of 60; run the cell again to go on"]
     assert again.outputs[-1].text.split()[-1] == example.digest(whole)

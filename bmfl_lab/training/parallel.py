@@ -1,4 +1,4 @@
-"""Train several models at once, in one process per core."""
+"""Train several models in parallel, in one process per core."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from bmfl_lab.training.loop import Stopped
 T = TypeVar("T")
 _BYTES = 4
 _MOST = 1024
-"""Trainings beyond which they follow each other: their numbers might not fit into a pipe."""
+"""More trainings than this run in sequence (our choice): their numbers might not fit a pipe."""
 
 
 def train_each(
-    trainings: Sequence[Callable[[Context], T]], context: Context, at_once: Callable[[], int]
+    trainings: Sequence[Callable[[Context], T]], context: Context, max_parallel: Callable[[], int]
 ) -> list[T]:
-    """Return what each training returns, if possible with one of them per core at a time.
+    """Run trainings in parallel where possible, one per core, and return their results in order.
 
-    Processes are used on a CPU alone, where the context keeps models, and where there are trainings
-    for half of the threads of torch or more. Each of them then has one thread, in this process,
-    too, so that a model has the same bits whichever process trained it.
+    They run in parallel only on a CPU, if the context keeps models, and if there are at least half
+    as many trainings as torch has threads. Each process, this one included, then uses one thread,
+    so that a model has the same bits whichever process trained it.
 
     Parameters
     ----------
@@ -42,9 +42,9 @@ def train_each(
         reads it if it is called again.
     context : Context
         Device, and folder of the kept models.
-    at_once : callable
-        ``at_once()`` prepares what trainings at a time share, and returns how many of them fit into
-        memory; it is not called if there is one training, or one thread.
+    max_parallel : callable
+        ``max_parallel()`` prepares what the trainings share, and returns how many of them fit into
+        memory together; it is not called if there is only one training, or one thread.
 
     Raises
     ------
@@ -58,12 +58,12 @@ def train_each(
     cores, a step of the fusion on the demo study took 95 to 113 ms with two threads and 112 to 142
     ms with one (two runs each).
 
-    The other processes are forks that start with what this one has read. They take one training
-    after the other, as this one does, and this one reads their models in the end. What another
-    process did not finish is trained here, where its error is raised.
+    The other processes are forks, which share what this one has read. Every process takes the next
+    training from a queue, and this one reads the models of the others at the end. What another
+    process did not finish is trained here, so that its error is raised here.
     """
     n = _processes(len(trainings), context)
-    n = min(n, at_once()) if n > 1 else 1
+    n = min(n, max_parallel()) if n > 1 else 1
     if n == 1:
         return [training(context) for training in trainings]
     found: dict[int, T] = {}
@@ -99,7 +99,7 @@ def train_each(
 
 
 def _processes(n_trainings: int, context: Context) -> int:
-    """Return how many trainings the processor can take at a time."""
+    """Return how many trainings may run in parallel on this processor."""
     threads = torch.get_num_threads()
     possible = (
         context.device == "cpu"
@@ -175,7 +175,7 @@ def _fork(
     todo: _Numbers,
     finished: _Numbers,
 ) -> BaseProcess:
-    """Start a process that trains what is to do."""
+    """Start a process that takes trainings from the queue."""
     process = multiprocessing.get_context("fork").Process(
         target=_train, args=(trainings, context, todo, finished)
     )
@@ -193,7 +193,7 @@ def _train(
     todo: _Numbers,
     finished: _Numbers,
 ) -> None:
-    """Train what is to do, in a fork."""
+    """Take trainings from the queue until it is empty; runs in a fork."""
     end_with_parent()
     # plain lines, because the bars of a notebook belong to the process that was forked
     os.environ["BMFL_HEADLESS"] = "1"
