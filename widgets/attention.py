@@ -390,9 +390,7 @@ def attention_explorer(
             (cortex, "1 1 400px"),
             (tiles, "1 1 100%"),
         ],
-        actions={
-            "Check this map": ("measure the sanity checks of this map on 24 images", check),
-        },
+        actions={"Check this map": ("measure the sanity checks of this map on 24 images", check)},
         source=source,
         select=select,
         draw=draw,

@@ -304,7 +304,8 @@ def time_course_figure(
     Parameters
     ----------
     scores : ndarray, shape (n_layers, n_times)
-        Score of each layer at each time. A curve that would hide an equal one is dashed.
+        Score of each layer at each time. A curve that equals an earlier one is dashed
+        and named so in the legend.
     times : ndarray, shape (n_times,)
         Times in seconds after image onset.
     layers : sequence of str, length n_layers
@@ -345,8 +346,9 @@ def time_course_figure(
     numbers = pd.concat(tables, keys=["r", "low", "high"][: len(tables)])
     with panel(cell=(6.8, 3.4), title=title, numbers=numbers) as (drawn, ax):
         for i, layer in enumerate(layers):
-            style = "--" if any(np.array_equal(scores[i], s, True) for s in scores[:i]) else "-"
-            ax.plot(1000 * times, scores[i], style, color=colour[layer], lw=1.6, label=layer)
+            same = [k for k in range(i) if np.array_equal(scores[i], scores[k], equal_nan=True)]
+            style, name = ("--", f"{layer} (same as {layers[same[0]]})") if same else ("-", layer)
+            ax.plot(1000 * times, scores[i], style, color=colour[layer], lw=1.6, label=name)
             if ends:
                 ax.fill_between(
                     1000 * times, ends[0][i], ends[1][i], color=colour[layer], alpha=0.15, lw=0

@@ -108,10 +108,11 @@ def test_time_courses_show_peaks_and_truth():
     assert "bands: 95 % interval" in [t.get_text() for t in ax.figure.legends[0].get_texts()]
 
 
-def test_a_curve_that_would_hide_an_equal_one_is_dashed():
+def test_a_curve_that_equals_another_is_dashed_and_named_so():
     scores = np.array([[0.1, np.nan, 0.3], [0.2, 0.2, 0.2], [0.1, np.nan, 0.3]])
     ax = drawn(figures.time_course_figure(scores, np.arange(3) / 10, ["a", "b", "c"])).axes[0]
     assert [line.get_linestyle() for line in ax.lines[:3]] == ["-", "-", "--"]
+    assert [t.get_text() for t in ax.figure.legends[0].get_texts()] == ["a", "b", "c (same as a)"]
 
 
 def test_preferred_images_and_the_made_one():
