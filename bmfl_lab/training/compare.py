@@ -261,7 +261,7 @@ def _train_groups(
     setting: _Setting,
     first: Sequence[Callable[[Context], object]] = (),
 ) -> Groups:
-    """Return the models of each name in their order; `first` is trained before them."""
+    """Return the models of each name in their order; `first` is begun before them."""
     trained = train_each(
         [*first, *(train for _, train in trainings)], setting.context, setting.max_parallel
     )
