@@ -961,12 +961,11 @@ class TrainedFusion:
 
     def streams(self, stimuli: StimulusSet) -> bool:
         """Tell whether images are classified without the store, as their tokens do not fit it."""
-        inputs, store = self.inputs, self.store
-        needed = token_bytes(self.backbone, len(stimuli), self.reads())
+        room = self.store.room()
         return (
-            needed > store.room()
-            and _reads_images(inputs)
-            and store.missing_bytes(self.backbone, stimuli, self.reads()) > store.room()
+            token_bytes(self.backbone, len(stimuli), self.reads()) > room
+            and _reads_images(self.inputs)
+            and self.store.missing_bytes(self.backbone, stimuli, self.reads()) > room
         )
 
     def attention(

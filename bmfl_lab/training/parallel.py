@@ -195,6 +195,8 @@ def _train(
 ) -> None:
     """Take trainings from the queue until it is empty; runs in a fork."""
     end_with_parent()
+    # a server or a runner that was forked may have a handler of its own, which would run here
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # plain lines, because the bars of a notebook belong to the process that was forked
     os.environ["BMFL_HEADLESS"] = "1"
     sys.stdout = sys.stderr = os.fdopen(os.dup(1), "w", buffering=1)

@@ -189,7 +189,16 @@ def test_a_stopped_training_of_another_process_has_saved_its_step(tmp_path, kept
     ]
 
 
-def test_sigterm_while_others_train_stops_them(tmp_path, kept, two_threads):
+@pytest.fixture(params=["default", "own"])
+def handled(request):
+    """Handle SIGTERM as a process does by default, or as a server does, which only notes it."""
+    own = (lambda *_: None) if request.param == "own" else signal.SIG_DFL
+    before = signal.signal(signal.SIGTERM, own)
+    yield own
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_while_others_train_stops_them(tmp_path, kept, two_threads, handled):
     mine, other = os.getpid(), tmp_path / "other"
 
     def wait(k):
@@ -208,10 +217,10 @@ def test_sigterm_while_others_train_stops_them(tmp_path, kept, two_threads):
     assert caught.value.code == 143 and time.monotonic() - began < 30
     with pytest.raises(ProcessLookupError):
         os.kill(int(other.read_text()), 0)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == handled
 
 
-def test_an_interrupt_stops_the_other_processes(tmp_path, kept, two_threads):
+def test_an_interrupt_stops_the_other_processes(tmp_path, kept, two_threads, handled):
     mine = os.getpid()
 
     def interrupted(k):
