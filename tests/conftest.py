@@ -65,6 +65,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """Return a folder that all processes of this run of the tests share: what one keeps there, others read."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(autouse=True)
 def no_network(request, monkeypatch):
     """Refuse and report any connection attempt beyond the loopback interface; yields the attempts."""

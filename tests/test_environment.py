@@ -267,7 +267,10 @@ def test_jupyter_answers_nobody_without_the_token():
 
 @pytest.mark.parametrize(
     "address, token",
-    [("127.0.0.1", "--ServerApp.token="), ("0.0.0.0", "--IdentityProvider.token=")],
+    [
+        ("0.0.0.0", "--IdentityProvider.token="),
+        pytest.param("127.0.0.1", "--ServerApp.token=", marks=pytest.mark.slow),
+    ],
 )
 def test_jupyter_does_not_start_with_an_empty_token(address, token, tmp_path):
     command = ["make", "-C", str(ROOT), "-o", "setup", "lab", f"VENV={sys.prefix}"]

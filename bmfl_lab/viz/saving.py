@@ -57,15 +57,21 @@ def show(figure: Figure, folder: str | Path, name: str, weights: str = "") -> No
 
     if weights:
         figure.weights = weights
-    save_figure(figure, Path(folder) / "figures", name)
-    display(Image(data=png_bytes(figure), format="png", alt=name.replace("_", " ")))
+    with _fixed_layout(figure) as box:
+        _write(figure, box, Path(folder) / "figures", name)
+        data = _png(figure, box)
+    display(Image(data=data, format="png", alt=name.replace("_", " ")))
 
 
 def png_bytes(figure: Figure) -> bytes:
     """Return a figure as a PNG file for a screen, in its own size at 120 dpi."""
-    buffer, look = io.BytesIO(), {"dpi": DPI, "metadata": _about(figure)}
     with _fixed_layout(figure) as box:
-        figure.savefig(buffer, format="png", bbox_inches=box, **look)
+        return _png(figure, box)
+
+
+def _png(figure: Figure, box: Bbox) -> bytes:
+    buffer, look = io.BytesIO(), {"dpi": DPI, "metadata": _about(figure)}
+    figure.savefig(buffer, format="png", bbox_inches=box, **look)
     return buffer.getvalue()
 
 
@@ -113,6 +119,14 @@ def save_figure(
     -----
     The widths are those of one and two columns in Nature.
     """
+    with _fixed_layout(figure) as box:
+        return _write(figure, box, Path(folder), name, columns)
+
+
+def _write(
+    figure: Figure, box: Bbox, folder: Path, name: str, columns: str | None = None
+) -> dict[str, Path]:
+    """Write what lies within `box` in all formats, see `save_figure`."""
     import matplotlib
 
     require(
@@ -122,17 +136,17 @@ def save_figure(
         repr(name),
         "give a name without a folder",
     )
-    paths = {kind: Path(folder) / f"{name}.{kind}" for kind in _FORMATS}
-    with matplotlib.rc_context(_TEXT), _fixed_layout(figure) as box:
-        columns = columns or ("one" if box.width <= 5 else "two")
-        require(
-            columns in COLUMN_INCHES,
-            ConfigError,
-            f"columns among {tuple(COLUMN_INCHES)}",
-            repr(columns),
-            "choose one of them",
-        )
-        scale = COLUMN_INCHES[columns] / box.width
+    columns = columns or ("one" if box.width <= 5 else "two")
+    require(
+        columns in COLUMN_INCHES,
+        ConfigError,
+        f"columns among {tuple(COLUMN_INCHES)}",
+        repr(columns),
+        "choose one of them",
+    )
+    scale = COLUMN_INCHES[columns] / box.width
+    paths = {kind: folder / f"{name}.{kind}" for kind in _FORMATS}
+    with matplotlib.rc_context(_TEXT):
         with atomic_path(paths["png"]) as path:
             look = {"dpi": PRINT_DPI * scale, "pil_kwargs": {"dpi": (PRINT_DPI, PRINT_DPI)}}
             figure.savefig(path, format="png", bbox_inches=box, metadata=_about(figure), **look)

@@ -15,7 +15,8 @@ from bmfl_lab.models.fusion import FusionOutput
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A fusion that is trained for two epochs, and eight images."""
-    study = load_study("planted", n_test=8, n_ood=4, n_train=32, n_val=16)
+    sizes = {"n_encoder": 120, "n_encoder_val": 20, "n_encoder_test": 20}
+    study = load_study("planted", n_test=8, n_ood=4, n_train=32, n_val=16, **sizes)
     store = FeatureStore(tmp_path_factory.mktemp("features"))
     fusion, config = training.presets("tiny", epochs=2)
     encoder = training.train_brain_encoder(config, study, store=store, device="cpu")

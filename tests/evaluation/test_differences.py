@@ -79,7 +79,7 @@ def test_false_positive_rate_is_nominal():
     assert binomtest(found, 60, 0.05, alternative="greater").pvalue > 0.01
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.03])
+@pytest.mark.parametrize("spread", [pytest.param(0.0, marks=pytest.mark.slow), 0.03])
 def test_the_level_holds_where_seeds_differ_as_much_as_trainings_do(spread):
     found, n = 0, 150
     for trial in range(n):

@@ -134,7 +134,9 @@ def test_resume_gives_the_same_bits(tmp_path, whole, after):
     )  # a finished run just loads
 
 
-@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    "name, code", [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_finishes_the_step_saves_and_a_fresh_process_resumes_to_the_bit(
     tmp_path, whole, name, code
 ):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import widgets
+from bmfl_lab import config as configs
 from bmfl_lab import load_study, training
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.errors import CheckpointError, ConfigError
@@ -28,12 +29,18 @@ def _record(summary, folder):
     record.finish(folder)
 
 
+def quick():
+    """Return configurations of a fusion and an encoder that train in a second."""
+    fusion, encoder = training.presets("tiny", epochs=1)
+    return fusion, configs.replace(encoder, loop=configs.replace(encoder.loop, epochs=2))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Two models of two seeds in a run's folder: folder, study, models, store."""
     root = tmp_path_factory.mktemp("project")
     study, store = load_study("planted"), FeatureStore(root / "features")
-    fusion, encoder = training.presets("tiny", epochs=1)
+    fusion, encoder = quick()
     brain = training.train_brain_encoder(encoder, study, store=store, device="cpu")
     models = training.train_comparison(
         fusion,
@@ -166,8 +173,7 @@ def test_a_notebook_opens_models_with_their_study_subject_and_configurations(tra
     assert opened.seeds == [1, 3] and list(opened.models) == ["backbone", "fusion"]
     assert opened.study.fingerprint() == study.fingerprint()
     assert opened.subject().name == study.subject().name
-    fusion, encoder = training.presets("tiny", epochs=1)
-    assert opened.configs == (fusion, encoder)
+    assert opened.configs == quick()
     assert opened.model("fusion", 3).seed == 3 and opened.model("fusion", 7).seed == 1
     with pytest.raises(ConfigError, match="whose models include 'concat'"):
         opened.model("concat", 0)

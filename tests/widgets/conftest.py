@@ -1,4 +1,4 @@
-"""Trained models of the planted study, made once for all tests of the widgets."""
+"""Trained models of the planted study, trained once for all tests of the widgets."""
 
 import dataclasses
 
@@ -8,16 +8,20 @@ from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.evaluation import Explorer, evaluate_ood
 from bmfl_lab.training import presets, train_brain_encoder, train_fusion
+from bmfl_lab.training.context import Context
 
 
 @pytest.fixture(scope="session")
-def parts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("widgets")
+def parts(shared):
+    folder = shared / "widgets"
     study, store = load_study("planted"), FeatureStore(folder / "features")
     config, encoder_config = presets("tiny", epochs=12)
     encoder = train_brain_encoder(encoder_config, study, store=store, folder=folder / "encoder")
+    context = Context.make(store).keeping(folder / "models", fresh=False)
     models = {
-        h: train_fusion(dataclasses.replace(config, head=h), study, encoder=encoder, store=store)
+        h: train_fusion(
+            dataclasses.replace(config, head=h), study, encoder=encoder, context=context
+        )
         for h in ("fusion", "backbone")
     }
     return study, models, encoder, store
