@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items):
 
     Torch is only loaded when somebody asks for tests of a GPU.
     """
-    items.sort(key=lambda item: item.path.parent.name != "runs")
+    items.sort(key=lambda item: item.path.parent.name not in ("runs", "widgets"))
     wanted = [item for item in items if item.get_closest_marker("gpu")]
     if not wanted:
         return
