@@ -692,18 +692,15 @@ def load(
     classes = sets["train"].class_names if sets else sorted(set(_classes(shown_ids, labels)))
     stored = None if cache is None else Path(cache).expanduser() / f"nod-{'-'.join(names)}.npy"
     responses = _responses(every, keep, stored)
-    found, row = {}, 0
-    for name, runs in opened.items():
+    ends = np.cumsum([sum(len(one.ids) for one in runs) for runs in opened.values()])
+    found, simulated = {}, _is_simulated(place)
+    for (name, runs), own in zip(opened.items(), np.split(responses, ends[:-1])):
         ids = [i for one in runs for i in one.ids]
         ceiling, source = coco_ceiling(place, name, cortex)
         whole = read_atlas(place, name, cortex, atlas, networks)
         shown = _labelled(place, name, ids, labels, classes, guard, missing)
         info = {"nan_policy": nan_policy, "noise_ceiling": source}
-        own = responses[row : row + len(ids)]
-        found[name] = _single(
-            runs, shown, own, whole, ceiling, keep, shares, info, _is_simulated(place)
-        )
-        row += len(ids)
+        found[name] = _single(runs, shown, own, whole, ceiling, keep, shares, info, simulated)
     if pool:
         found = {"pooled": _pooled(found, responses, shares), **found}
     _check_apart(sets, found.values())
